@@ -119,6 +119,9 @@ pub struct Workload {
     /// capacity; 0 counts as 1
     #[prost(uint32, tag = "8")]
     pub weight: u32,
+    /// where its Envoy accepts the application's requests, ip:port; empty: none
+    #[prost(string, tag = "9")]
+    pub outbound: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Workload`.
 pub mod workload {

@@ -54,7 +54,9 @@ fn id_5_path_has_no_percent_no_empty_or_dot_segment_no_trailing_slash() {
 #[test]
 fn id_6_path_characters() {
     check("spiffe://a/aZ09.-_", Ok("spiffe://a/aZ09.-_"));
-    for bad in ["spiffe://a/x y", "spiffe://a/x\0", "spiffe://a/x\\y", "spiffe://a/x\r\n", "spiffe://a/\u{e9}", "spiffe://a/*"] {
+    for bad in
+        ["spiffe://a/x y", "spiffe://a/x\0", "spiffe://a/x\\y", "spiffe://a/x\r\n", "spiffe://a/\u{e9}", "spiffe://a/*"]
+    {
         check(bad, Err(IdError::PathCharacter));
     }
 }
