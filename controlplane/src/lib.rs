@@ -3,3 +3,4 @@
 //! sees everyone. `ARCHITECTURE.md` has the picture, `tests/architecture.rs` the levels.
 
 pub mod model;
+pub mod snapshot;

@@ -1,6 +1,7 @@
 //! Load as Envoy reports it, attempts counted where they were served.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{ProxyKey, ServiceRef};
@@ -9,6 +10,9 @@ use super::{ProxyKey, ServiceRef};
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadSample {
     pub proxy: ProxyKey,
+    /// The run of the sidecar that numbers these samples, and the number: with them a sample is counted once.
+    pub boot: Arc<[u8]>,
+    pub sequence: u64,
     /// When the control plane received it; the interval ended at most the reporting delay before.
     pub received: SystemTime,
     /// The time that the report covers.
