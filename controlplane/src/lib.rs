@@ -3,4 +3,14 @@
 //! sees everyone. `ARCHITECTURE.md` has the picture, `tests/architecture.rs` the levels.
 
 pub mod model;
+pub mod sources;
+pub mod state;
 pub mod snapshot;
+pub mod xds;
+pub mod store;
+pub mod identity;
+pub mod federation;
+pub mod rollout;
+pub mod api;
+pub mod cli;
+pub mod app;

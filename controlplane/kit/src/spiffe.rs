@@ -1,0 +1,7 @@
+//! SPIFFE key material: X.509-SVIDs ([`svid`]), trust bundles ([`bundle`]), verification against exactly one trust domain's
+//! authorities ([`verify`]), and when to renew ([`renewal`]).
+
+pub mod bundle;
+pub mod renewal;
+pub mod svid;
+pub mod verify;

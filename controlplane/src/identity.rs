@@ -1,0 +1,206 @@
+//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`]), what it signs ([`profile`],
+//! [`issue`]), who may have it ([`entries`], [`tokens`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
+
+pub mod authority;
+pub mod bundles;
+pub mod entries;
+pub mod issue;
+pub mod profile;
+pub mod schedule;
+pub mod tokens;
+
+use std::path::PathBuf;
+
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+use symbolon_kit::clock::Clock;
+use symbolon_kit::drain::Drain;
+use symbolon_kit::supervise::{OnExit, Tasks};
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
+
+use crate::model::NodeName;
+use crate::store::{self, SharedStore};
+
+/// What identity needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub trust_domain: TrustDomain,
+    /// Where keys are kept, each in a file of mode 0600.
+    pub key_dir: PathBuf,
+    pub ca_ttl: Duration,
+    /// Of SVIDs whose entry names no TTL, and of nodes and the control plane itself.
+    pub svid_ttl: Duration,
+    pub refresh_hint: Duration,
+}
+
+/// The identity side of the control plane; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub trust_domain: TrustDomain,
+    pub issuer: issue::Issuer,
+    pub entries: entries::Entries,
+    pub tokens: tokens::Tokens,
+    pub bundles: bundles::Bundles,
+    svid_ttl: Duration,
+}
+
+/// Why identity could not start, or could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("the authority's key file {path} has mode {mode:04o}: only its owner may read it. Run: chmod 600 {path}")]
+    KeyFileMode { path: String, mode: u32 },
+    #[error("the authority's key file {path} {what}: {why}")]
+    KeyFile { path: String, what: &'static str, why: String },
+    #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
+    OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
+    #[error("signing failed: {0}")]
+    Sign(String),
+}
+
+/// What a caller gets for a CSR.
+#[derive(Clone, Debug)]
+pub struct Minted {
+    pub id: SpiffeId,
+    /// DER, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub not_after: SystemTime,
+    /// Lower-case hex.
+    pub serial: String,
+}
+
+/// Why a caller gets nothing; each with a stable label, and safe to show to the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the CSR is not acceptable: {0}")]
+    BadCsr(String),
+    #[error("the CSR's key is not acceptable: {0}")]
+    WeakKey(String),
+    #[error("there is no such entry")]
+    UnknownEntry,
+    #[error("this entry belongs to another node")]
+    NotYourEntry,
+    #[error("the join token is unknown or was used before; make a new one with `symbolon token create`")]
+    UnknownToken,
+    #[error("the join token has expired; make a new one with `symbolon token create`")]
+    ExpiredToken,
+    #[error("the authority cannot sign now; try again")]
+    Unavailable,
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// Loads or creates the authority, loads entries and bundles, and starts the authority's schedule.
+    ///
+    /// # Errors
+    /// If the store or the keys cannot be used as they are; nothing is changed then.
+    pub async fn start(
+        config: Config,
+        store: SharedStore,
+        clock: Clock,
+        tasks: &Tasks,
+        drain: Drain,
+    ) -> Result<Self, Error> {
+        let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
+        let (authority, issuer) =
+            authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
+        tasks.spawn("authority", OnExit::Shutdown, authority.run(drain));
+        Ok(Self {
+            trust_domain: config.trust_domain.clone(),
+            issuer,
+            entries: entries::Entries::load(config.trust_domain, store.clone()).await?,
+            tokens: tokens::Tokens::new(store, clock),
+            bundles,
+            svid_ttl: config.svid_ttl,
+        })
+    }
+
+    /// Exchanges a join token for the node's SVID. The token is spent even if the answer is lost.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that says why; a CSR that is no good does not spend the token.
+    pub async fn attest_node(&self, token: &str, csr: &[u8]) -> Result<Minted, Refusal> {
+        let key = profile::public_key(csr)?;
+        let node = self.tokens.redeem(token).await?;
+        self.issuer.mint(&key, &self.node_id(&node), self.svid_ttl, &[])
+    }
+
+    /// Renews a node's own SVID.
+    ///
+    /// # Errors
+    /// If the CSR is refused or the authority cannot sign.
+    pub fn renew_node(&self, node: &NodeName, csr: &[u8]) -> Result<Minted, Refusal> {
+        self.issuer.mint(&profile::public_key(csr)?, &self.node_id(node), self.svid_ttl, &[])
+    }
+
+    /// Mints for an entry of the calling node. Only the key is taken from the CSR; the ID, names and lifetime are the entry's.
+    ///
+    /// # Errors
+    /// If the entry is not the node's (invariant I1), or the CSR is refused.
+    pub fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
+        let entry = self.entries.by_id(entry_id).ok_or(Refusal::UnknownEntry)?;
+        if entry.node != *node {
+            return Err(Refusal::NotYourEntry);
+        }
+        let ttl = entry.ttl.unwrap_or(self.svid_ttl);
+        self.issuer.mint(&profile::public_key(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
+    }
+
+    /// Mints for the control plane's own key.
+    ///
+    /// # Errors
+    /// If the authority cannot sign.
+    pub fn mint_own(&self, id: &SpiffeId, csr: &[u8]) -> Result<Minted, Refusal> {
+        self.issuer.mint(&profile::public_key(csr)?, id, self.svid_ttl, &[])
+    }
+
+    /// `spiffe://<td>/symbolon/node/<name>`.
+    pub fn node_id(&self, node: &NodeName) -> SpiffeId {
+        self.trust_domain.with_path(&format!("/symbolon/node/{node}")).expect("a node name is a path segment")
+    }
+
+    /// The node whose ID this is, if it is one of this trust domain's.
+    pub fn node_of(&self, id: &SpiffeId) -> Option<NodeName> {
+        if *id.trust_domain() != self.trust_domain {
+            return None;
+        }
+        id.path().strip_prefix("/symbolon/node/")?.parse().ok()
+    }
+}
+
+impl Refusal {
+    /// A stable word for metrics and answers.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::BadCsr(_) => "bad_csr",
+            Self::WeakKey(_) => "weak_key",
+            Self::UnknownEntry => "unknown_entry",
+            Self::NotYourEntry => "not_your_entry",
+            Self::UnknownToken => "unknown_token",
+            Self::ExpiredToken => "expired_token",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// A name that nobody can guess, as lower-case hex: entry ids and slot ids.
+pub(crate) fn random_hex<const BYTES: usize>() -> String {
+    let mut bytes = [0u8; BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
+    hex(&bytes)
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}

@@ -1,0 +1,253 @@
+//! The X.509 authority: its slots in the store, their keys in files, and the task that follows the schedule.
+
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{KeyPair, PublicKeyData};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use symbolon_kit::clock::Clock;
+use symbolon_kit::drain::Drain;
+use symbolon_kit::spiffe::svid::validity;
+use symbolon_proto::ids::TrustDomain;
+use tracing::{error, info};
+
+use super::bundles::Bundles;
+use super::issue::{Issuer, Signer};
+use super::schedule::{self, Due, SlotState};
+use super::{Config, Error, profile, random_hex};
+use crate::store::{SharedStore, Txn, codec, keys};
+
+/// The longest that the task sleeps: a clock that is set forward is noticed within this.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The authority's lifecycle; owned by its task.
+#[derive(Debug)]
+pub struct Authority {
+    trust_domain: TrustDomain,
+    key_dir: PathBuf,
+    ca_ttl: Duration,
+    store: SharedStore,
+    clock: Clock,
+    bundles: Bundles,
+    issuer: Issuer,
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    name: String,
+    state: SlotState,
+    certificate: CertificateDer<'static>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// The journal: every slot, written before anything it says takes effect.
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    trust_domain: String,
+    slots: Vec<SlotRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SlotRecord {
+    name: String,
+    state: String,
+    certificate: Vec<u8>,
+}
+
+impl Authority {
+    /// Reads the journal, or makes the first authority. The issuer is ready when this returns.
+    pub(super) async fn load_or_create(
+        config: &Config,
+        store: SharedStore,
+        clock: Clock,
+        bundles: Bundles,
+    ) -> Result<(Self, Issuer), Error> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.key_dir)
+            .map_err(|e| key_file(&config.key_dir, "cannot be made", &e))?;
+        let issuer = Issuer::new(config.trust_domain.clone(), clock.clone());
+        let mut authority = Self {
+            trust_domain: config.trust_domain.clone(),
+            key_dir: config.key_dir.clone(),
+            ca_ttl: config.ca_ttl,
+            slots: Vec::new(),
+            store,
+            clock,
+            bundles,
+            issuer: issuer.clone(),
+        };
+        authority.read_journal().await?;
+        authority.catch_up().await?;
+        authority.activate_signer()?;
+        Ok((authority, issuer))
+    }
+
+    /// Follows the schedule until drained. A step that fails is tried again at the next tick: the active authority goes on.
+    pub(super) async fn run(mut self, drain: Drain) {
+        loop {
+            let wait = match self.due() {
+                Due::Wait(until) => until.duration_since(self.clock.now()).unwrap_or_default().min(LONGEST_WAIT),
+                _ => Duration::from_secs(1),
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = drain.cancelled() => return,
+            }
+            if let Err(error) = self.catch_up().await {
+                error!(%error, "the authority's schedule is behind; the active authority goes on");
+            }
+        }
+    }
+
+    fn due(&self) -> Due {
+        let slots: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| schedule::Slot { state: slot.state, not_before: slot.not_before, not_after: slot.not_after })
+            .collect();
+        schedule::due(&slots, self.clock.now())
+    }
+
+    /// Does all that is due. Order matters at each step: key on disk, journal, bundle, and only then signatures (I8).
+    async fn catch_up(&mut self) -> Result<(), Error> {
+        loop {
+            match self.due() {
+                Due::Wait(_) => return self.publish().await,
+                Due::Prepare { then_activate } => {
+                    let slot = self.make_slot()?;
+                    info!(slot = slot.name, "authority prepared");
+                    self.slots.push(slot);
+                    self.write_journal().await?;
+                    self.publish().await?;
+                    if then_activate {
+                        self.activate(self.slots.len() - 1).await?;
+                    }
+                }
+                Due::Activate(index) => {
+                    self.publish().await?;
+                    self.activate(index).await?;
+                }
+                Due::Drop(index) => {
+                    let slot = self.slots.remove(index);
+                    info!(slot = slot.name, "authority expired");
+                    self.write_journal().await?;
+                    self.publish().await?;
+                    let _ = std::fs::remove_file(self.key_path(&slot.name)); // the journal no longer names it
+                }
+            }
+        }
+    }
+
+    async fn activate(&mut self, index: usize) -> Result<(), Error> {
+        for slot in &mut self.slots {
+            if slot.state == SlotState::Active {
+                slot.state = SlotState::Retired;
+            }
+        }
+        self.slots[index].state = SlotState::Active;
+        self.write_journal().await?;
+        self.activate_signer()
+    }
+
+    fn activate_signer(&self) -> Result<(), Error> {
+        let Some(slot) = self.slots.iter().find(|slot| slot.state == SlotState::Active) else { return Ok(()) };
+        let key = read_key(&self.key_path(&slot.name))?;
+        let public_key = key.der_bytes().to_vec();
+        let issuer = rcgen::Issuer::from_ca_cert_der(&slot.certificate, key).map_err(|e| Error::Sign(e.to_string()))?;
+        let certificate = slot.certificate.clone();
+        self.issuer.activate(Signer { issuer, public_key, not_after: slot.not_after, certificate });
+        info!(slot = slot.name, "authority active");
+        Ok(())
+    }
+
+    async fn publish(&self) -> Result<(), Error> {
+        Ok(self.bundles.publish_own(self.slots.iter().map(|slot| slot.certificate.clone()).collect()).await?)
+    }
+
+    fn make_slot(&self) -> Result<Slot, Error> {
+        let key = KeyPair::generate().map_err(|e| Error::Sign(e.to_string()))?;
+        let name = random_hex::<4>();
+        let common_name = format!("{} authority {name}", self.trust_domain);
+        let params = profile::authority(&self.trust_domain, &common_name, self.clock.now(), self.ca_ttl);
+        let certificate = params.self_signed(&key).map_err(|e| Error::Sign(e.to_string()))?.der().clone();
+        write_key(&self.key_path(&name), &key)?;
+        slot(name, SlotState::Prepared, certificate)
+    }
+
+    fn key_path(&self, slot: &str) -> PathBuf {
+        self.key_dir.join(format!("x509-{slot}.key"))
+    }
+
+    async fn read_journal(&mut self) -> Result<(), Error> {
+        let Some(stored) = self.store.get(&keys::authority()).await? else { return Ok(()) };
+        let journal: Journal = codec::decode("authority", &stored.value)?;
+        if journal.trust_domain != self.trust_domain.as_str() {
+            let configured = self.trust_domain.clone();
+            let stored = journal.trust_domain.parse().map_err(|_| Error::Sign("the journal is damaged".into()))?;
+            return Err(Error::OtherTrustDomain { stored, configured });
+        }
+        for record in journal.slots {
+            let state = match record.state.as_str() {
+                "active" => SlotState::Active,
+                "retired" => SlotState::Retired,
+                _ => SlotState::Prepared,
+            };
+            read_key(&self.key_path(&record.name))?;
+            self.slots.push(slot(record.name, state, record.certificate.into())?);
+        }
+        Ok(())
+    }
+
+    async fn write_journal(&self) -> Result<(), Error> {
+        let slots = self.slots.iter().map(|slot| SlotRecord {
+            name: slot.name.clone(),
+            state: match slot.state {
+                SlotState::Prepared => "prepared",
+                SlotState::Active => "active",
+                SlotState::Retired => "retired",
+            }
+            .to_owned(),
+            certificate: slot.certificate.to_vec(),
+        });
+        let journal = Journal { trust_domain: self.trust_domain.to_string(), slots: slots.collect() };
+        self.store.commit(Txn::new().put(keys::authority(), codec::encode("authority", 1, &journal)?)).await?;
+        Ok(())
+    }
+}
+
+fn slot(name: String, state: SlotState, certificate: CertificateDer<'static>) -> Result<Slot, Error> {
+    let (not_before, not_after) = validity(&certificate).map_err(|e| Error::Sign(e.to_string()))?;
+    Ok(Slot { name, state, certificate, not_before, not_after })
+}
+
+fn key_file(path: &Path, what: &'static str, why: &dyn std::fmt::Display) -> Error {
+    Error::KeyFile { path: path.display().to_string(), what, why: why.to_string() }
+}
+
+/// Written whole and synced before the journal names it.
+fn write_key(path: &Path, key: &KeyPair) -> Result<(), Error> {
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(key.serialize_pem().as_bytes())?;
+        file.sync_all()?;
+        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|e: std::io::Error| key_file(path, "cannot be written", &e))
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, Error> {
+    let metadata = std::fs::metadata(path).map_err(|e| key_file(path, "cannot be read", &e))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(Error::KeyFileMode { path: path.display().to_string(), mode });
+    }
+    let pem = std::fs::read_to_string(path).map_err(|e| key_file(path, "cannot be read", &e))?;
+    KeyPair::from_pem(&pem).map_err(|e| key_file(path, "is not a private key", &e))
+}

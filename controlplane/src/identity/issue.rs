@@ -1,0 +1,78 @@
+//! Signing: one active authority, swapped whole when the schedule says so.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use rcgen::{KeyPair, SubjectPublicKeyInfo};
+use rustls_pki_types::CertificateDer;
+use symbolon_kit::clock::Clock;
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
+use tracing::{error, info};
+
+use super::{Minted, Refusal, hex, profile};
+
+/// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
+/// that are slower will bring their own pool.
+#[derive(Clone)]
+pub struct Issuer {
+    trust_domain: TrustDomain,
+    clock: Clock,
+    signer: Arc<ArcSwapOption<Signer>>,
+}
+
+/// The authority that signs now.
+pub(super) struct Signer {
+    pub(super) issuer: rcgen::Issuer<'static, KeyPair>,
+    pub(super) public_key: Vec<u8>,
+    pub(super) not_after: SystemTime,
+    pub(super) certificate: CertificateDer<'static>,
+}
+
+impl Issuer {
+    pub(super) fn new(trust_domain: TrustDomain, clock: Clock) -> Self {
+        Self { trust_domain, clock, signer: Arc::default() }
+    }
+
+    pub(super) fn activate(&self, signer: Signer) {
+        self.signer.store(Some(Arc::new(signer)));
+    }
+
+    /// The certificate of the authority that signs now.
+    pub fn active_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.signer.load().as_ref().map(|signer| signer.certificate.clone())
+    }
+
+    /// Mints an X.509-SVID. `ttl` is cut to the authority's own end.
+    ///
+    /// # Errors
+    /// [`Refusal::WeakKey`] for the authority's own key (bad input 6), [`Refusal::Unavailable`] when no authority is active.
+    pub fn mint(
+        &self,
+        key: &SubjectPublicKeyInfo,
+        id: &SpiffeId,
+        ttl: Duration,
+        dns_names: &[String],
+    ) -> Result<Minted, Refusal> {
+        debug_assert_eq!(*id.trust_domain(), self.trust_domain, "invariant I1: never outside our trust domain");
+        let signer = self.signer.load_full().ok_or(Refusal::Unavailable)?;
+        if profile::key_bytes(key) == signer.public_key {
+            return Err(Refusal::WeakKey("this is the authority's own key".into()));
+        }
+        let params = profile::svid(id, dns_names, self.clock.now(), ttl, signer.not_after)?;
+        let serial = params.serial_number.as_ref().map(|serial| hex(serial.as_ref())).unwrap_or_default();
+        let not_after = SystemTime::from(params.not_after);
+        let certificate = params.signed_by(key, &signer.issuer).map_err(|error| {
+            error!(%id, %error, "the authority could not sign");
+            Refusal::Unavailable
+        })?;
+        info!(%id, serial, "X.509-SVID issued");
+        Ok(Minted { id: id.clone(), chain: vec![certificate.der().clone()], not_after, serial })
+    }
+}
+
+impl std::fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issuer").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}

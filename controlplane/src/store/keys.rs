@@ -1,0 +1,100 @@
+//! The key space, in one place: which fact lives where.
+
+use symbolon_proto::ids::TrustDomain;
+
+use super::{Key, Prefix};
+use crate::model::{NodeName, PeerName, ServiceName};
+
+fn key(text: String) -> Key {
+    Key(text.into())
+}
+
+/// The X.509 authority's journal.
+pub fn authority() -> Key {
+    key("identity/authority".into())
+}
+
+/// A join token, by the SHA-256 of its text in hex.
+pub fn token(hash: &str) -> Key {
+    key(format!("identity/tokens/{hash}"))
+}
+
+/// All join tokens.
+pub fn tokens() -> Prefix {
+    Prefix("identity/tokens/".into())
+}
+
+/// A registration entry.
+pub fn entry(id: &str) -> Key {
+    key(format!("identity/entries/{id}"))
+}
+
+/// All registration entries.
+pub fn entries() -> Prefix {
+    Prefix("identity/entries/".into())
+}
+
+/// The id in an [`entry`] key.
+pub fn entry_id(key: &Key) -> Option<&str> {
+    key.0.strip_prefix("identity/entries/")
+}
+
+/// The bundle of a trust domain, ours included.
+pub fn bundle(trust_domain: &TrustDomain) -> Key {
+    key(format!("identity/bundles/{trust_domain}"))
+}
+
+/// All bundles.
+pub fn bundles() -> Prefix {
+    Prefix("identity/bundles/".into())
+}
+
+/// What a node registered last.
+pub fn node_workloads(node: &NodeName) -> Key {
+    key(format!("nodes/{node}/workloads"))
+}
+
+/// All nodes' registrations.
+pub fn nodes() -> Prefix {
+    Prefix("nodes/".into())
+}
+
+/// The node in a [`node_workloads`] key.
+pub fn node_of_workloads(key: &Key) -> Option<NodeName> {
+    key.0.strip_prefix("nodes/")?.strip_suffix("/workloads")?.parse().ok()
+}
+
+/// What is known of a peer beyond its configuration: its control plane's ID, addresses, role.
+pub fn peer(peer: &PeerName) -> Key {
+    key(format!("federation/peers/{peer}"))
+}
+
+/// An unredeemed invitation, by the SHA-256 of its secret in hex.
+pub fn invitation(hash: &str) -> Key {
+    key(format!("federation/invitations/{hash}"))
+}
+
+/// How far a peer's stream was applied.
+pub fn cursor(peer: &PeerName) -> Key {
+    key(format!("federation/cursors/{peer}"))
+}
+
+/// One resource imported from a peer, under the key that the peer gave it.
+pub fn import(peer: &PeerName, resource: &str) -> Key {
+    key(format!("federation/imports/{peer}/{resource}"))
+}
+
+/// All that is imported from a peer.
+pub fn imports(peer: &PeerName) -> Prefix {
+    Prefix(format!("federation/imports/{peer}/").into())
+}
+
+/// The rollout of a federated service towards a peer.
+pub fn rollout(service: &ServiceName, peer: &PeerName) -> Key {
+    key(format!("rollouts/{service}/{peer}"))
+}
+
+/// All rollouts.
+pub fn rollouts() -> Prefix {
+    Prefix("rollouts/".into())
+}

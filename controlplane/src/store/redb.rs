@@ -1,0 +1,1 @@
+//! One file on this machine: redb behind the store's trait.
