@@ -46,7 +46,7 @@ async fn run(mut inbox: mpsc::Receiver<Change>, publish: watch::Sender<Arc<MeshV
         let before = publish.borrow().clone();
         let mut view = MeshView::clone(&before);
         for change in batch.drain(..) {
-            fold::apply(&mut view, change);
+            apply(&mut view, change);
         }
         if view.generation != before.generation {
             publish.send_replace(Arc::new(view));
