@@ -2,6 +2,8 @@
 //! authorities ([`verify`]), and when to renew ([`renewal`]).
 
 pub mod bundle;
+mod json;
+mod jwks;
 pub mod renewal;
 pub mod svid;
 pub mod verify;
