@@ -118,9 +118,11 @@ pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'
 /// P-256, P-384, P-521, RSA of 2048 to 8192 bits with a sane exponent, Ed25519.
 pub(super) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
     match key.parsed() {
-        Ok(PublicKey::EC(_)) => key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).is_some_and(|curve| {
-            [oids::OID_EC_P256, oids::OID_NIST_EC_P384, oids::OID_NIST_EC_P521].contains(&curve)
-        }),
+        Ok(PublicKey::EC(_)) => {
+            key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).is_some_and(|curve| {
+                [oids::OID_EC_P256, oids::OID_NIST_EC_P384, oids::OID_NIST_EC_P521].contains(&curve)
+            })
+        }
         Ok(PublicKey::RSA(rsa)) => (2048..=8192).contains(&rsa.key_size()) && rsa.try_exponent().is_ok_and(|e| e >= 3),
         Ok(_) => key.algorithm.algorithm == oids::OID_SIG_ED25519,
         Err(_) => false,
@@ -250,8 +252,7 @@ impl Svid {
     /// [`SvidError::KeyMismatch`].
     pub(crate) fn certified_key(&self) -> Result<CertifiedKey, SvidError> {
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.pkcs8()));
-        let signer =
-            rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(|_| SvidError::KeyMismatch)?;
+        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(|_| SvidError::KeyMismatch)?;
         let certified = CertifiedKey::new(self.chain.clone(), signer);
         certified.keys_match().map_err(|_| SvidError::KeyMismatch)?;
         Ok(certified)

@@ -79,12 +79,7 @@ impl Anchors {
     ///
     /// # Errors
     /// Why it proves nothing.
-    pub fn verify(
-        &self,
-        chain: &[CertificateDer<'_>],
-        usage: Usage,
-        now: SystemTime,
-    ) -> Result<SpiffeId, VerifyError> {
+    pub fn verify(&self, chain: &[CertificateDer<'_>], usage: Usage, now: SystemTime) -> Result<SpiffeId, VerifyError> {
         Ok(self.check(chain, usage, now)?.id)
     }
 
@@ -92,12 +87,7 @@ impl Anchors {
     ///
     /// # Errors
     /// Why it proves nothing.
-    pub fn check(
-        &self,
-        chain: &[CertificateDer<'_>],
-        usage: Usage,
-        now: SystemTime,
-    ) -> Result<Verified, VerifyError> {
+    pub fn check(&self, chain: &[CertificateDer<'_>], usage: Usage, now: SystemTime) -> Result<Verified, VerifyError> {
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::Size)?;
         if chain.len() > MAX_CERTIFICATES || chain.iter().map(|der| der.len()).sum::<usize>() > MAX_CHAIN_BYTES {
             return Err(VerifyError::Size);
