@@ -7,3 +7,6 @@ mod jwks;
 pub mod renewal;
 pub mod svid;
 pub mod verify;
+
+#[cfg(test)]
+pub(crate) mod testing;
