@@ -168,13 +168,21 @@ fn refusal(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
+/// Our own reason in rustls' error; rustls itself would print it as a structure.
+pub(crate) fn reason(error: &std::io::Error) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => Some(&**reason),
+        _ => None,
+    }
+}
+
 /// A stable word for why a handshake failed.
 pub(crate) fn label(error: &std::io::Error) -> &'static str {
+    if let Some(reason) = reason(error).and_then(|reason| reason.downcast_ref::<VerifyError>()) {
+        return reason.label();
+    }
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else { return "io" };
     match tls {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
-            reason.downcast_ref::<VerifyError>().map_or("certificate", VerifyError::label)
-        }
         Error::InvalidCertificate(_) => "certificate",
         Error::AlertReceived(_) => "alert",
         Error::InvalidMessage(_) | Error::InappropriateHandshakeMessage { .. } | Error::InappropriateMessage { .. } => {

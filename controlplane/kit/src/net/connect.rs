@@ -18,7 +18,7 @@ use tracing::debug;
 use super::PeerIdentity;
 use super::guarded::{Guarded, named, outlived};
 use crate::spiffe::verify::Usage;
-use crate::tls::{Expect, Identity};
+use crate::tls::{self, Expect, Identity};
 
 /// For one address: TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,7 +86,10 @@ async fn first(addresses: &[String], config: &Arc<ClientConfig>) -> io::Result<(
 }
 
 fn in_context(address: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{address}: {error}"))
+    match tls::reason(error) {
+        Some(reason) => io::Error::new(error.kind(), format!("{address}: {reason}")),
+        None => io::Error::new(error.kind(), format!("{address}: {error}")),
+    }
 }
 
 async fn connect(address: &str, config: &Arc<ClientConfig>) -> io::Result<(TlsStream<TcpStream>, SocketAddr)> {

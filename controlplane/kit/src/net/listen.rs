@@ -140,7 +140,10 @@ impl Listener {
         let _ = socket.set_nodelay(true);
         let stream = match tokio::time::timeout(self.timeout, self.acceptor.accept(socket)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return refused(tls::label(&error), &error),
+            Ok(Err(error)) => match tls::reason(&error) {
+                Some(reason) => return refused(tls::label(&error), reason),
+                None => return refused(tls::label(&error), &error),
+            },
             Err(elapsed) => return refused("timeout", &elapsed),
         };
         let stop = self.stop.clone().cancelled_owned().map(|()| Ended::Stopping);

@@ -38,7 +38,8 @@ async fn server(identity: &Identity, limits: Limits) -> Server {
     let address = listener.local_addr().unwrap().to_string();
     let (refused, drain) = (Metrics::new().counter("refused", "Handshakes refused."), Drain::new());
     let (clock, routes) = (identity.clock(), tonic::service::Routes::from(routes));
-    let running = tokio::spawn(serve(listener, identity.clone(), routes, limits, clock, refused.clone(), drain.clone()));
+    let running =
+        tokio::spawn(serve(listener, identity.clone(), routes, limits, clock, refused.clone(), drain.clone()));
     Server { address, refused, drain, running }
 }
 
@@ -264,7 +265,8 @@ async fn an_expired_root_ends_connections_too() {
     let (clock, b) = (clock(), Ca::new("b.example"));
     // The root ends before the SVID that it signed, which no authority of ours would do.
     let a = Ca::with("a.example", |params| params.not_after = (noon() + HOUR / 2).into());
-    let server = server(&identity(&clock, Some(&b.svid("/symbolon/controlplane/0")), &[&a, &b]), Limits::default()).await;
+    let server =
+        server(&identity(&clock, Some(&b.svid("/symbolon/controlplane/0")), &[&a, &b]), Limits::default()).await;
     let client = identity(&clock, Some(&a.svid("/shop")), &[&b]);
     let stream = streaming(&server.channel(&client, B)).await;
     clock.advance(HOUR / 2 + Duration::from_secs(1));

@@ -97,7 +97,7 @@ impl Anchors {
         let roots = self.0.get(domain).ok_or_else(|| VerifyError::UnknownTrustDomain(domain.clone()))?;
         let living: Vec<_> = roots.iter().filter(|root| root.lives(now)).collect();
         let root_end = match path(leaf, intermediates, &living, usage, now) {
-            Err(webpki::Error::UnknownIssuer) if living.len() < roots.len() => {
+            Err(ref error) if is_unknown_issuer(error) && living.len() < roots.len() => {
                 // For the message only: was it signed by an authority that has expired?
                 let all: Vec<_> = roots.iter().collect();
                 let expired = path(leaf, intermediates, &all, usage, now).is_ok();
@@ -135,7 +135,7 @@ fn path(
 
 fn refusal(error: &webpki::Error, intermediates: &[CertificateDer<'_>], domain: &TrustDomain) -> VerifyError {
     match error {
-        webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer(domain.clone()),
+        error if is_unknown_issuer(error) => VerifyError::UnknownIssuer(domain.clone()),
         webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => VerifyError::Validity,
         webpki::Error::NameConstraintViolation => VerifyError::Chain(if intermediates.iter().any(constrains_uris) {
             "an authority in the chain carries a URI name constraint; these cannot be checked and are refused".into()
@@ -144,6 +144,11 @@ fn refusal(error: &webpki::Error, intermediates: &[CertificateDer<'_>], domain: 
         }),
         other => VerifyError::Chain(format!("the chain does not verify: {other}")),
     }
+}
+
+/// An issuer with a known name and another key is no less unknown.
+fn is_unknown_issuer(error: &webpki::Error) -> bool {
+    matches!(error, webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey)
 }
 
 fn constrains_uris(certificate: &CertificateDer<'_>) -> bool {
