@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn the_binomial_interval() {
         assert!(is_binomial(0.025, 0.025, 8_000));
-        assert!(is_binomial(0.5 + 0.0246, 0.5, 8_100));
-        assert!(!is_binomial(0.5 + 0.0247, 0.5, 8_000));
+        assert!(is_binomial(0.5 + 0.0245, 0.5, 8_100));
+        assert!(!is_binomial(0.5 + 0.0248, 0.5, 8_000));
         assert!(!is_binomial(0.0, 0.0, 0));
     }
 }
