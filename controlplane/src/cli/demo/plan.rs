@@ -26,7 +26,12 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Lifetime of workload SVIDs.
     pub svid_ttl: &'static str,
+    /// Percent of the fair share, and for how long; of A's ramp.
+    pub steps: &'static [(u32, &'static str)],
 }
+
+/// The ramp of the demo.
+pub const STEPS: &[(u32, &str)] = &[(5, "12s"), (25, "9s"), (100, "9s")];
 
 /// A node: one sidecar, one Envoy, at most one application.
 #[derive(Clone, Debug)]
@@ -196,6 +201,10 @@ impl Plan {
             Side::A => json!([{"name": "payments.shop", "peers": ["b"]}]),
             Side::B => json!([]),
         };
+        let steps = self
+            .steps
+            .iter()
+            .map(|(weight, lasts)| json!({"weight": weight, "minDuration": lasts, "minRequests": 300}));
         json!({
             "trustDomain": own.trust_domain(),
             "dataDir": "data",
@@ -210,11 +219,7 @@ impl Plan {
             "services": services,
             "federatedServices": federated,
             "rolloutPolicy": {
-                "steps": [
-                    {"weight": 5, "minDuration": "12s", "minRequests": 100},
-                    {"weight": 25, "minDuration": "9s", "minRequests": 300},
-                    {"weight": 100, "minDuration": "9s", "minRequests": 300},
-                ],
+                "steps": steps.collect::<Vec<_>>(),
                 "interval": "1s",
                 "backoff": "5s",
             },
