@@ -91,6 +91,15 @@ pub struct ShowBundleRequest {
     #[prost(string, tag = "1")]
     pub trust_domain: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBundleRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub jwks: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ShowBundleResponse {
     #[prost(string, tag = "1")]
@@ -116,16 +125,6 @@ pub struct Authority {
     pub not_before: i64,
     #[prost(int64, tag = "5")]
     pub not_after: i64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SetBundleRequest {
-    #[prost(string, tag = "1")]
-    pub trust_domain: ::prost::alloc::string::String,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub jwks: ::prost::bytes::Bytes,
-    /// also if its sequence is not newer than what we hold
-    #[prost(bool, tag = "3")]
-    pub force: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateIdentityRequest {
@@ -622,7 +621,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ShowBundle"));
             self.inner.unary(req, path, codec).await
         }
-        /// The operator's own word on a peer's bundle, against what the peer says.
+        /// The operator's own word on a peer's bundle. Refused if it is older than what is held, unless forced.
         pub async fn set_bundle(
             &mut self,
             request: impl tonic::IntoRequest<super::SetBundleRequest>,
@@ -857,7 +856,7 @@ pub mod admin_server {
             tonic::Response<super::ShowBundleResponse>,
             tonic::Status,
         >;
-        /// The operator's own word on a peer's bundle, against what the peer says.
+        /// The operator's own word on a peer's bundle. Refused if it is older than what is held, unless forced.
         async fn set_bundle(
             &self,
             request: tonic::Request<super::SetBundleRequest>,
