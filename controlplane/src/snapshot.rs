@@ -25,3 +25,6 @@ pub use builder::{Builder, Config};
 pub use consistency::Inconsistency;
 pub use resource::{Resource, Resources, Snapshot, SnapshotSet};
 pub use routes::{MARKER, UPSTREAM_ID};
+
+#[cfg(test)]
+mod tests;

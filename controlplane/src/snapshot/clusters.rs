@@ -140,7 +140,7 @@ fn outlier_detection() -> cds::OutlierDetection {
         enforcing_failure_percentage_local_origin: uint(0),
         max_ejection_percent: uint(100),
         interval: duration(Duration::from_secs(1)),
-        base_ejection_time: duration(Duration::from_secs(5)), // times the number of ejections: back soon, if well
+        base_ejection_time: duration(Duration::from_secs(1)), // times the number of ejections: back soon, if well
         max_ejection_time: duration(Duration::from_secs(30)),
         ..Default::default()
     }
