@@ -28,12 +28,16 @@ pub struct Resource {
     pub needs: Arc<[(ResourceType, Arc<str>)]>,
 }
 
+/// Resources by type and name.
+pub type Resources = BTreeMap<ResourceType, BTreeMap<Arc<str>, Arc<Resource>>>;
+
 /// What one proxy is to have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The generation of the mesh that it was made from.
     pub generation: u64,
-    pub resources: BTreeMap<ResourceType, BTreeMap<Arc<str>, Arc<Resource>>>,
+    /// The same `Arc` as in the snapshot before if nothing changed for this proxy but the generation.
+    pub resources: Arc<Resources>,
 }
 
 /// What every proxy is to have; published whole.
