@@ -112,10 +112,11 @@ impl Subscription {
     /// The `version_info` of a SotW response: a hash over what the client will hold if it accepts `plan`.
     pub(super) fn version_after(&self, plan: &Plan) -> String {
         let sent: BTreeSet<&Arc<str>> = plan.upserts.iter().map(|r| &r.name).chain(&plan.removed).collect();
-        let kept = self.client.iter().filter(|(name, _)| !sent.contains(name)).filter_map(|(name, holds)| match holds {
-            Holds::Version { version, .. } => Some((name, version)),
-            Holds::Nothing => None,
-        });
+        let kept =
+            self.client.iter().filter(|(name, _)| !sent.contains(name)).filter_map(|(name, holds)| match holds {
+                Holds::Version { version, .. } => Some((name, version)),
+                Holds::Nothing => None,
+            });
         let upserts = plan.upserts.iter().filter(|r| !plan.stands_for_nothing(&r.name)).map(|r| (&r.name, &r.version));
         let mut all: Vec<_> = kept.chain(upserts).collect();
         all.sort_unstable();

@@ -10,7 +10,9 @@ use super::{FIRST_MESSAGE, MAX_NAME_BYTES, MAX_NAMES, MAX_STREAMS_PER_PROXY};
 /// What is told to whoever was refused; every reason is safe to show. All but [`Refusal::UnknownType`] end the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("the connection came without an SVID: a node proves itself by spiffe://<trust domain>/symbolon/node/<name>")]
+    #[error(
+        "the connection came without an SVID: a node proves itself by spiffe://<trust domain>/symbolon/node/<name>"
+    )]
     Anonymous,
     #[error("{0} is not a node of this mesh")]
     NotANode(SpiffeId),

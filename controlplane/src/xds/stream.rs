@@ -45,15 +45,7 @@ pub(super) struct Stream<R> {
 impl<R: Wire> Stream<R> {
     pub(super) fn new(shared: Arc<Shared>, inbound: Streaming<R>, node: NodeName) -> Self {
         let (snapshots, drain) = (shared.snapshots.clone(), shared.drain.clone());
-        Self {
-            shared,
-            inbound,
-            snapshots,
-            drain,
-            phase: Phase::Opening { node },
-            told: None,
-            outbox: VecDeque::new(),
-        }
+        Self { shared, inbound, snapshots, drain, phase: Phase::Opening { node }, told: None, outbox: VecDeque::new() }
     }
 
     /// The next response; `None` ends the stream cleanly (42). An error is the last item.
