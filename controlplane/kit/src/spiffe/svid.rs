@@ -297,3 +297,6 @@ impl std::fmt::Debug for Svid {
         write!(f, "Svid({} serial {})", self.id, self.serial)
     }
 }
+
+#[cfg(test)]
+mod tests;
