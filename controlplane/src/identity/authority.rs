@@ -240,7 +240,7 @@ fn write_key(path: &Path, key: &KeyPair) -> Result<(), Error> {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(key.serialize_pem().as_bytes())?;
         file.sync_all()?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        std::fs::File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     write().map_err(|e: std::io::Error| key_file(path, "cannot be written", &e))
 }

@@ -174,7 +174,9 @@ impl New {
         if let Some(bad) = selectors.iter().find(|selector| !is_selector(selector)) {
             return Err(Refused::Selector(bad.chars().take(80).collect()));
         }
-        if let Some(bad) = self.dns_names.iter().find(|name| !is_dns_name(name)).or(self.dns_names.get(MAX_LIST)) {
+        if let Some(bad) =
+            self.dns_names.iter().find(|name| !is_dns_name(name)).or_else(|| self.dns_names.get(MAX_LIST))
+        {
             return Err(Refused::DnsName(bad.chars().take(80).collect()));
         }
         let (dns_names, hint) = (self.dns_names, self.hint.chars().take(1024).collect());

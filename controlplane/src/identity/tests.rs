@@ -12,6 +12,7 @@ use symbolon_kit::spiffe::svid::new_key;
 use symbolon_kit::spiffe::verify::Anchors;
 
 use super::*;
+use crate::identity::entries::New as NewEntry;
 
 const CA_TTL: Duration = Duration::from_secs(24 * 3600);
 const SVID_TTL: Duration = Duration::from_secs(3600);
@@ -88,12 +89,12 @@ fn node(name: &str) -> NodeName {
     name.parse().unwrap()
 }
 
-fn new_entry() -> entries::New {
-    entries::New {
+fn new_entry() -> NewEntry {
+    NewEntry {
         spiffe_id: "spiffe://a.example/shop".into(),
         node: "node-1".into(),
         selectors: vec!["unix:uid:1000".into()],
-        ..entries::New::default()
+        ..NewEntry::default()
     }
 }
 

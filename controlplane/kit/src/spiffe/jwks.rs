@@ -121,7 +121,7 @@ pub(super) fn parse(trust_domain: &TrustDomain, bytes: &[u8], now: SystemTime) -
 
 fn refresh_hint(document: &Map<String, Value>, warnings: &mut Vec<String>) -> Duration {
     let Some(hint) = document.get("spiffe_refresh_hint") else { return DEFAULT_REFRESH };
-    let seconds = hint.as_i64().or(hint.as_u64().map(|_| i64::MAX));
+    let seconds = hint.as_i64().or_else(|| hint.as_u64().map(|_| i64::MAX));
     let clamped = seconds.map(|seconds| seconds.clamp(*REFRESH.start(), *REFRESH.end()));
     if clamped != seconds || seconds.is_none() {
         warnings.push("the refresh hint is not between 30 s and 24 h".into());
