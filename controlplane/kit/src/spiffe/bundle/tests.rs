@@ -213,6 +213,16 @@ fn bad_045_not_an_authority_or_expired() {
 }
 
 #[test]
+fn x_4_an_authoritys_id_has_no_path() {
+    let named = Ca::with("a.example", |params| {
+        params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://a.example/shop".try_into().unwrap())];
+    });
+    ignored(jwk(&named.certificate()), "an ID with a path");
+    let nameless = Ca::with("a.example", |params| params.subject_alt_names.clear()).certificate();
+    assert_eq!(parse(&with_key(jwk(&nameless))).unwrap().bundle.x509, [A.certificate(), nameless]);
+}
+
+#[test]
 fn bad_046_an_authority_of_another_domain() {
     let b = Ca::new("b.example");
     let want = BundleError::OtherTrustDomain { index: 1, owner: "b.example".into() };
