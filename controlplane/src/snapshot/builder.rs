@@ -17,7 +17,7 @@ use symbolon_proto::ids::TrustDomain;
 use super::consistency::{Draft, Inconsistency, Splits};
 use super::need::{self, Need};
 use super::pool::Pool;
-use super::resource::{Resources, Snapshot, SnapshotSet};
+use super::resource::{ByName, Resources, Snapshot, SnapshotSet};
 use super::routes::Target;
 use crate::model::{MeshView, NodeName, PeerName, ProxyKey, ResourceType, ServiceName, ServiceRef, Split, Workload};
 
@@ -34,11 +34,18 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Builder {
     pool: Pool,
-    nodes: BTreeMap<NodeName, (Arc<[Workload]>, Vec<Arc<Need>>)>,
+    nodes: BTreeMap<NodeName, Node>,
     federated: BTreeMap<ServiceName, Vec<PeerName>>,
     splits: BTreeMap<ServiceName, (Split, u64)>,
     proxies: BTreeMap<ProxyKey, Proxy>,
     held: BTreeMap<ProxyKey, Inconsistency>,
+}
+
+/// A node's workloads, and what their proxies need.
+#[derive(Debug)]
+struct Node {
+    workloads: Arc<[Workload]>,
+    needs: Vec<Arc<Need>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +89,7 @@ impl Builder {
         touched.extend(self.resplit(view));
         let mut before = std::mem::take(&mut self.proxies);
         self.read_nodes(view);
-        let needs: Vec<Arc<Need>> = self.nodes.values().flat_map(|(_, needs)| needs.iter().cloned()).collect();
+        let needs: Vec<Arc<Need>> = self.nodes.values().flat_map(|node| node.needs.iter().cloned()).collect();
         for need in needs {
             let key = need.key.clone();
             let known = before.remove(&key);
@@ -172,7 +179,8 @@ impl Builder {
     }
 
     fn split(&mut self, arms: &[ServiceRef], split: &Split) -> Target {
-        let weight = |arm: &ServiceRef| arm.peer.as_ref().map_or(split.local(), |peer| split.of(peer)).value().into();
+        let weight =
+            |arm: &ServiceRef| arm.peer.as_ref().map_or_else(|| split.local(), |peer| split.of(peer)).value().into();
         Target::Split(arms.iter().map(|arm| (self.pool.name(arm), weight(arm))).collect())
     }
 
@@ -193,8 +201,9 @@ impl Builder {
     fn read_nodes(&mut self, view: &MeshView) {
         self.nodes.retain(|node, _| view.workloads.contains_key(node));
         for (node, workloads) in &view.workloads {
-            if !self.nodes.get(node).is_some_and(|(known, _)| Arc::ptr_eq(known, workloads)) {
-                self.nodes.insert(node.clone(), (workloads.clone(), need::needs_of(node, workloads)));
+            if !self.nodes.get(node).is_some_and(|known| Arc::ptr_eq(&known.workloads, workloads)) {
+                let needs = need::needs_of(node, workloads);
+                self.nodes.insert(node.clone(), Node { workloads: workloads.clone(), needs });
             }
         }
     }
@@ -211,9 +220,8 @@ fn restamp(snapshot: Option<Arc<Snapshot>>, view: &MeshView) -> Option<Arc<Snaps
 }
 
 fn same_resources(one: &Resources, two: &Resources) -> bool {
-    let same = |(a, b): (&BTreeMap<Arc<str>, Arc<_>>, &BTreeMap<Arc<str>, Arc<_>>)| {
-        a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b))
-    };
+    let same =
+        |(a, b): (&ByName, &ByName)| a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b));
     one.keys().eq(two.keys()) && one.values().zip(two.values()).all(same)
 }
 
