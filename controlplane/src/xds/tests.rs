@@ -1,9 +1,9 @@
 //! The checklist, line by line: [`delta`] and [`sotw`] script a client against the machine, message by message; [`grpc`] does so
 //! over TCP; [`property`] lets a client do anything in any order.
 
-//mod bed;
+mod bed;
 mod delta;
-//mod grpc;
+mod grpc;
 mod property;
 mod script;
 mod sotw;
