@@ -85,15 +85,15 @@ impl Subscription {
         if let Some(claimed) = self.claimed.take() {
             let wanted = self.wanted(table).map(|resource| (&resource.name, &resource.version));
             if version_of_type(wanted) == claimed {
-                // The same content under the same names: it can only have got it from us or from a replica of us (13, 106).
-                self.client = self
-                    .wanted(table)
-                    .map(|resource| {
-                        let holds =
-                            Holds::Version { version: resource.version.clone(), resource: Some(resource.clone()) };
-                        (resource.name.clone(), holds)
-                    })
-                    .collect();
+                // The same content under the same names: it can only have got it from us or from a replica of us (13, 106), which
+                // said of the other names that there is nothing.
+                let absent = self.names.iter().filter(|name| !table.contains_key(*name));
+                let absent = absent.map(|name| (name.clone(), Holds::Nothing));
+                let known = self.wanted(table).map(|known| {
+                    let (name, version) = (known.name.clone(), known.version.clone());
+                    (name, Holds::Version { version, resource: Some(known.clone()) })
+                });
+                self.client = known.chain(absent).collect();
                 self.answer = false;
             }
         }
@@ -112,10 +112,11 @@ impl Subscription {
     /// The `version_info` of a SotW response: a hash over what the client will hold if it accepts `plan`.
     pub(super) fn version_after(&self, plan: &Plan) -> String {
         let sent: BTreeSet<&Arc<str>> = plan.upserts.iter().map(|r| &r.name).chain(&plan.removed).collect();
-        let kept = self.client.iter().filter(|(name, _)| !sent.contains(name)).filter_map(|(name, holds)| match holds {
-            Holds::Version { version, .. } => Some((name, version)),
-            Holds::Nothing => None,
-        });
+        let kept =
+            self.client.iter().filter(|(name, _)| !sent.contains(name)).filter_map(|(name, holds)| match holds {
+                Holds::Version { version, .. } => Some((name, version)),
+                Holds::Nothing => None,
+            });
         let upserts = plan.upserts.iter().filter(|r| !plan.stands_for_nothing(&r.name)).map(|r| (&r.name, &r.version));
         let mut all: Vec<_> = kept.chain(upserts).collect();
         all.sort_unstable();

@@ -64,13 +64,8 @@ impl TypeStatus {
 }
 
 /// Every [`ResourceType`], in sending order.
-pub(super) const TYPES: [ResourceType; 5] = [
-    ResourceType::Cluster,
-    ResourceType::Endpoint,
-    ResourceType::Listener,
-    ResourceType::Route,
-    ResourceType::Runtime,
-];
+pub(super) const TYPES: [ResourceType; 5] =
+    [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route, ResourceType::Runtime];
 
 /// Remote text made fit for a terminal and a log line: control characters escaped, at most `most` characters.
 pub(super) fn printable(text: &str, most: usize) -> String {

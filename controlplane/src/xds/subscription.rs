@@ -165,6 +165,7 @@ impl Subscription {
             versions.chain(plan.removed.iter().map(|name| (name.clone(), Holds::Nothing))).collect();
         self.owed.retain(|name| !sent.contains_key(name));
         self.answer = false;
+        self.claimed = None;
         self.last_nonce = Some(nonce.clone());
         self.in_flight = Some(InFlight { nonce, sent, dropped: BTreeSet::new(), generation, whole: plan.whole });
     }

@@ -21,9 +21,11 @@ fn cluster(name: &str, rev: &str) -> (ResourceType, Resource) {
 }
 
 fn endpoints(name: &str, rev: u32) -> (ResourceType, Resource) {
-    let policy = eds::cluster_load_assignment::Policy { overprovisioning_factor: Some(UInt32Value { value: rev }), ..Default::default() };
-    let message =
-        eds::ClusterLoadAssignment { cluster_name: name.into(), policy: Some(policy), ..Default::default() };
+    let policy = eds::cluster_load_assignment::Policy {
+        overprovisioning_factor: Some(UInt32Value { value: rev }),
+        ..Default::default()
+    };
+    let message = eds::ClusterLoadAssignment { cluster_name: name.into(), policy: Some(policy), ..Default::default() };
     (Endpoint, Resource::encode(name, &message, Vec::new()))
 }
 
@@ -34,11 +36,8 @@ fn listener(name: &str, rev: &str) -> (ResourceType, Resource) {
 }
 
 fn route(name: &str, rev: &str, clusters: &[&str]) -> (ResourceType, Resource) {
-    let message = rds::RouteConfiguration {
-        name: name.into(),
-        internal_only_headers: vec![rev.into()],
-        ..Default::default()
-    };
+    let message =
+        rds::RouteConfiguration { name: name.into(), internal_only_headers: vec![rev.into()], ..Default::default() };
     let needs = clusters.iter().map(|name| (Cluster, Arc::from(*name))).collect();
     (Route, Resource::encode(name, &message, needs))
 }

@@ -216,7 +216,8 @@ impl Wave {
         let nonce = format!("{:x}.{}", self.tag, self.nonces);
         let generation = self.generation;
         let subscription = self.subscription_mut(kind);
-        let version = if subscription.variant == Variant::Sotw { subscription.version_after(&plan) } else { String::new() };
+        let version =
+            if subscription.variant == Variant::Sotw { subscription.version_after(&plan) } else { String::new() };
         subscription.send(&plan, nonce.clone(), generation);
         // A cluster that changes warms until its endpoints come, a listener until its routes do; the client asks again only in
         // SotW, and after a reconnect it is told that they are unchanged.
@@ -241,7 +242,9 @@ impl Wave {
         }
         let Some(snapshot) = &self.snapshot else { return true };
         let clusters = resource.needs.iter().filter(|(of, _)| *of == ResourceType::Cluster);
-        clusters.filter_map(|(_, name)| snapshot.of(ResourceType::Cluster).get(name)).all(|cluster| self.is_usable(cluster))
+        clusters
+            .filter_map(|(_, name)| snapshot.of(ResourceType::Cluster).get(name))
+            .all(|cluster| self.is_usable(cluster))
     }
 
     fn is_usable(&self, cluster: &Resource) -> bool {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
@@ -66,7 +66,10 @@ impl Wire for DiscoveryRequest {
 
     fn parse(self) -> Result<Request, Refusal> {
         let kind = kind(&self.type_url)?;
-        bounded(self.resource_names.len(), self.resource_names.iter().chain([&self.version_info, &self.response_nonce]))?;
+        bounded(
+            self.resource_names.len(),
+            self.resource_names.iter().chain([&self.version_info, &self.response_nonce]),
+        )?;
         let asks = Asks::Sotw { version: self.version_info, names: self.resource_names };
         Ok(Request { kind, nonce: self.response_nonce, error: self.error_detail.map(words), asks })
     }

@@ -16,9 +16,12 @@ type Client = Script<DeltaDiscoveryRequest>;
 /// Subscribes to everything of [`small`] in Envoy's order and acknowledges it.
 fn converged(generation: u64) -> Client {
     let mut client = Client::new(&small(generation));
-    for request in
-        [delta(Cluster, &[], &[]), delta(Endpoint, &["pay"], &[]), delta(Listener, &[], &[]), delta(Route, &["out"], &[])]
-    {
+    for request in [
+        delta(Cluster, &[], &[]),
+        delta(Endpoint, &["pay"], &[]),
+        delta(Listener, &[], &[]),
+        delta(Route, &["out"], &[]),
+    ] {
         let response = client.ask(request);
         assert!(client.send(ack(&response)).is_empty());
     }
@@ -58,7 +61,10 @@ fn xds_8_a_nack_may_change_subscriptions() {
 fn xds_9_a_rejected_version_is_not_sent_again() {
     let mut client = converged(1);
     let changed = |generation| {
-        snapshot(generation, [cluster("pay", "2"), endpoints("pay", 1), listener("out", "1"), route("out", "1", &["pay"])])
+        snapshot(
+            generation,
+            [cluster("pay", "2"), endpoints("pay", 1), listener("out", "1"), route("out", "1", &["pay"])],
+        )
     };
     let push = client.snapshot(&changed(2));
     assert_eq!(upserts(&push[0]), ["pay"]);
@@ -66,7 +72,8 @@ fn xds_9_a_rejected_version_is_not_sent_again() {
     assert!(client.snapshot(&changed(3)).is_empty(), "the same content is not tried again");
     assert_eq!(client.status(Cluster).state, TypeState::Rejected);
     assert_eq!(client.acked(Cluster), Some(1), "a rejection holds the generation back");
-    let good = snapshot(4, [cluster("pay", "3"), endpoints("pay", 1), listener("out", "1"), route("out", "1", &["pay"])]);
+    let good =
+        snapshot(4, [cluster("pay", "3"), endpoints("pay", 1), listener("out", "1"), route("out", "1", &["pay"])]);
     let push = client.snapshot(&good);
     assert_eq!(upserts(&push[0]), ["pay"], "new content is");
     client.send(ack(&push[0]));
@@ -123,10 +130,8 @@ fn xds_12_endpoints_do_not_wait_for_the_delayed_cluster_ack() {
     // No ACK: Envoy warms the cluster, for which it needs the endpoints.
     assert_eq!(upserts(&client.ask(delta(Endpoint, &["pay"], &[]))), ["pay"]);
     // Nor do later endpoints, nor unrelated listeners.
-    let later = snapshot(
-        2,
-        [cluster("pay", "2"), endpoints("pay", 2), listener("out", "1"), route("out", "1", &["pay"])],
-    );
+    let later =
+        snapshot(2, [cluster("pay", "2"), endpoints("pay", 2), listener("out", "1"), route("out", "1", &["pay"])]);
     assert!(client.snapshot(&later).is_empty(), "one in flight of each");
     assert_eq!(upserts(&client.ask(delta(Listener, &[], &[]))), ["out"]);
 }
@@ -188,10 +193,8 @@ fn xds_26_an_unsubscription_needs_no_answer_and_a_phantom_one_is_ignored() {
     let mut client = converged(1);
     assert!(client.send(delta(Endpoint, &[], &["never"])).is_empty());
     assert!(client.send(delta(Endpoint, &[], &["pay"])).is_empty());
-    let changed = snapshot(
-        2,
-        [cluster("pay", "1"), endpoints("pay", 2), listener("out", "1"), route("out", "1", &["pay"])],
-    );
+    let changed =
+        snapshot(2, [cluster("pay", "1"), endpoints("pay", 2), listener("out", "1"), route("out", "1", &["pay"])]);
     assert!(client.snapshot(&changed).is_empty(), "no longer subscribed");
     assert_eq!(upserts(&client.ask(delta(Endpoint, &["pay"], &[]))), ["pay"]);
     assert!(client.send(delta(Cluster, &[], &["never"])).is_empty(), "not even while * is active");
@@ -335,10 +338,8 @@ fn xds_33_resources_carry_their_name_and_version() {
 #[test]
 fn xds_34_upserts_go_down_and_removals_up() {
     let mut client = converged(1);
-    let moved = snapshot(
-        2,
-        [cluster("new", "1"), endpoints("new", 1), listener("out", "1"), route("out", "2", &["new"])],
-    );
+    let moved =
+        snapshot(2, [cluster("new", "1"), endpoints("new", 1), listener("out", "1"), route("out", "2", &["new"])]);
     // First the new cluster; the old one stays, since the route that the client has needs it.
     let push = client.snapshot(&moved);
     assert_eq!(push.len(), 1, "{push:?}");
@@ -351,10 +352,16 @@ fn xds_34_upserts_go_down_and_removals_up() {
     assert_eq!((routes.type_url.as_str(), upserts(&routes)), (Kind::Route.type_url(), vec!["out"]));
     // The route is acknowledged: the old cluster goes, then its endpoints, unless the client gives them up itself.
     let removal = client.ask(ack(&routes));
-    assert_eq!((removal.type_url.as_str(), removal.removed_resources.as_slice()), (Kind::Cluster.type_url(), &["pay".to_owned()][..]));
+    assert_eq!(
+        (removal.type_url.as_str(), removal.removed_resources.as_slice()),
+        (Kind::Cluster.type_url(), &["pay".to_owned()][..])
+    );
     assert_eq!(client.acked(Cluster), Some(1));
     let removal = client.ask(ack(&removal));
-    assert_eq!((removal.type_url.as_str(), removal.removed_resources.as_slice()), (Kind::Endpoint.type_url(), &["pay".to_owned()][..]));
+    assert_eq!(
+        (removal.type_url.as_str(), removal.removed_resources.as_slice()),
+        (Kind::Endpoint.type_url(), &["pay".to_owned()][..])
+    );
     assert!(client.send(delta(Endpoint, &[], &["pay"])).is_empty());
     assert!(client.send(ack(&removal)).is_empty());
     assert_eq!([Cluster, Endpoint, Listener, Route].map(|of| client.acked(of)), [Some(2); 4]);
@@ -376,7 +383,8 @@ fn xds_35_a_changed_cluster_has_its_endpoints_sent_again_and_a_listener_its_rout
     let changed =
         snapshot(2, [cluster("pay", "2"), endpoints("pay", 1), listener("out", "2"), route("out", "1", &["pay"])]);
     let push = client.snapshot(&changed);
-    let types: Vec<_> = push.iter().map(|response| (Kind::of(&response.type_url).unwrap(), upserts(response))).collect();
+    let types: Vec<_> =
+        push.iter().map(|response| (Kind::of(&response.type_url).unwrap(), upserts(response))).collect();
     assert_eq!(
         types,
         [
@@ -445,7 +453,10 @@ fn bad_102_names_are_bounded_in_number_and_length() {
     let request = DeltaDiscoveryRequest { resource_names_subscribe: many.clone(), ..delta(Endpoint, &[], &[]) };
     assert_eq!(request.parse().unwrap_err().label(), "too_many_names");
     assert_eq!(delta(Endpoint, &[&"x".repeat(4097)], &[]).parse().unwrap_err().label(), "name_too_long");
-    assert_eq!(holding(delta(Endpoint, &[], &[]), &[("a", &"x".repeat(4097))]).parse().unwrap_err().label(), "name_too_long");
+    assert_eq!(
+        holding(delta(Endpoint, &[], &[]), &[("a", &"x".repeat(4097))]).parse().unwrap_err().label(),
+        "name_too_long"
+    );
     // Nor do they add up over requests.
     let mut client = Client::new(&small(1));
     let refused = many.chunks(10_000).find_map(|names| {

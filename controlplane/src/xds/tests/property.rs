@@ -265,7 +265,8 @@ impl Client {
             let table = self.latest.of(*of);
             let wanted = |name: &str| entry.wildcard || entry.names.contains(name);
             let rejected = table.iter().any(|(name, r)| wanted(name) && self.bad.contains(r.version.as_ref()));
-            rejected || self.variant == Variant::Sotw && entry.holds.keys().any(|name| !table.contains_key(name.as_str()))
+            rejected
+                || self.variant == Variant::Sotw && entry.holds.keys().any(|name| !table.contains_key(name.as_str()))
         })
     }
 }

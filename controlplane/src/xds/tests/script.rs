@@ -173,4 +173,3 @@ pub(super) fn sotw_nack(response: &DiscoveryResponse, names: &[&str], text: &str
 pub(super) fn contents(response: &DiscoveryResponse) -> Vec<Vec<u8>> {
     response.resources.iter().map(|any| any.value.clone()).collect()
 }
-

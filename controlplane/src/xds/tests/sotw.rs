@@ -273,6 +273,21 @@ fn xds_25_a_runtime_layer_that_is_missing_is_empty() {
 }
 
 #[test]
+fn xds_25_a_reconnect_does_not_repeat_an_empty_layer() {
+    let mut client = Client::new(&small(1));
+    let response = client.ask(sotw(Runtime, &["rtds"]));
+    let mut again = Client::new(&small(2));
+    let request = DiscoveryRequest { response_nonce: String::new(), ..sotw_ack(&response, &["rtds"]) };
+    assert!(again.send(request).is_empty());
+    // A stream that was answered before its proxy was known is not answered twice.
+    let mut early = Client::empty();
+    let request = DiscoveryRequest { response_nonce: String::new(), ..sotw_ack(&response, &["rtds"]) };
+    let first = early.ask(request);
+    assert!(early.send(sotw_ack(&first, &["rtds"])).is_empty());
+    assert!(early.snapshot(&small(2)).is_empty());
+}
+
+#[test]
 fn xds_34_a_cluster_is_listed_until_no_route_needs_it() {
     let (mut client, ..) = converged();
     let moved =
@@ -313,7 +328,10 @@ fn xds_36_a_route_waits_until_its_cluster_can_be_warm() {
 #[test]
 fn xds_37_a_cluster_that_grpc_still_asks_for_is_never_missing() {
     // gRPC finds clusters by its routes, and asks for them by name.
-    let mut client = Client::new(&snapshot(1, [route("r", "1", &["local", "remote"]), cluster("local", "1"), cluster("remote", "1")]));
+    let mut client = Client::new(&snapshot(
+        1,
+        [route("r", "1", &["local", "remote"]), cluster("local", "1"), cluster("remote", "1")],
+    ));
     let rds = client.ask(sotw(Route, &["r"]));
     client.send(sotw_ack(&rds, &["r"]));
     let cds = client.ask(sotw(Cluster, &["local", "remote"]));
