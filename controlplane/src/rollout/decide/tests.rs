@@ -107,7 +107,14 @@ impl World {
             canary: Count { completions: canary, errors: canary * canary_errors / 100 },
             baseline: Count { completions: 1000 - canary, errors: (1000 - canary) * baseline_errors / 100 },
         };
-        let reading = Reading { pair, total: 1000, dropped: 0, received_ms: self.now, begun_ms: Some(self.now - 1000) };
+        let reading = Reading {
+            pair,
+            total: 1000,
+            dropped: 0,
+            received_ms: self.now,
+            begun_ms: Some(self.now - 1000),
+            in_force_ms: Some(0),
+        };
         self.send(Event::Load(reading))
     }
 
@@ -299,7 +306,7 @@ fn a_demoted_peers_silence_is_our_own_doing() {
         world.now += 1000;
         let pair = Pair { baseline: Count { completions: 1000, errors: 0 }, ..Pair::default() };
         let (received_ms, begun_ms) = (world.now, Some(world.now - 1000));
-        world.send(Event::Load(Reading { pair, total: 1000, dropped: 0, received_ms, begun_ms }));
+        world.send(Event::Load(Reading { pair, total: 1000, dropped: 0, received_ms, begun_ms, in_force_ms: Some(0) }));
     }
     assert_eq!(world.state.phase.label(), "Frozen");
 }
@@ -311,7 +318,7 @@ fn a_silent_arm_is_taken_out() {
         world.now += 1000;
         let pair = Pair { baseline: Count { completions: 1000, errors: 0 }, ..Pair::default() };
         let (received_ms, begun_ms) = (world.now, Some(world.now - 1000));
-        world.send(Event::Load(Reading { pair, total: 1000, dropped: 0, received_ms, begun_ms }));
+        world.send(Event::Load(Reading { pair, total: 1000, dropped: 0, received_ms, begun_ms, in_force_ms: Some(0) }));
         world.state.phase.label()
     };
     assert_eq!((silent(), silent()), ("Converged", "RollingBack"));
@@ -437,7 +444,7 @@ fn one_request_a_second_is_never_falsely_rolled_back() {
         let count = |n: bool| Count { completions: n.into(), errors: u64::from(n) * error };
         let pair = Pair { canary: count(remote), baseline: count(!remote) };
         let (received_ms, begun_ms) = (world.now, Some(world.now - 1000));
-        world.send(Event::Load(Reading { pair, total: 1, dropped: 0, received_ms, begun_ms }));
+        world.send(Event::Load(Reading { pair, total: 1, dropped: 0, received_ms, begun_ms, in_force_ms: Some(0) }));
         assert_eq!(world.state.failures, 0, "{}", world.state.message);
     }
     assert_eq!(world.state.phase.label(), "Converged");

@@ -337,6 +337,39 @@ async fn a_partition_mid_step_freezes_and_a_restart_does_not_thaw() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_lost_its_stream_keeps_the_old_share_and_is_no_proof_of_silence() {
+    let (_folder, mut plane) = plane(&["b"]).await;
+    while plane.status("b").step != 1 {
+        plane.report(0, 0).await;
+    }
+    // Not connected, so nothing is known of its weights; it reports the share that it has: none.
+    plane.acks.send_replace(Arc::new(AckTable::default()));
+    plane.until(|status| status.total_proxies == 0).await;
+    let evidence = plane.status("b").evidence_ms;
+    for _ in 0..10 {
+        let mut sample = plane.sample(0, 0);
+        sample.clusters.retain(|load| load.cluster.peer.is_none());
+        plane.handle.load(sample).await.unwrap();
+    }
+    let status = plane.status("b");
+    assert_eq!((status.phase, status.failures, status.evidence_ms), ("Ramping", 0, evidence), "{}", status.message);
+}
+
+#[tokio::test]
+async fn a_silent_arm_trips_by_reports_that_began_with_the_weights() {
+    let (_folder, mut plane) = plane(&["b"]).await;
+    while plane.status("b").step != 1 {
+        plane.report(0, 0).await;
+    }
+    for trips in [false, true] {
+        let mut sample = plane.sample(0, 0);
+        sample.clusters.retain(|load| load.cluster.peer.is_none());
+        plane.handle.load(sample).await.unwrap();
+        assert_eq!(plane.status("b").failures, u32::from(trips), "{}", plane.status("b").message);
+    }
+}
+
+#[tokio::test]
 async fn commands_are_durable_and_refusals_say_why() {
     let (_folder, plane) = plane(&["b"]).await;
     let give = |handle: Handle, command| async move { handle.command(service(), peer("b"), command).await };

@@ -71,7 +71,7 @@ fn tick(rng: &mut StdRng, case: Case, share: f64, at: u64) -> Reading {
         |rng: &mut StdRng, n, p: f64| Count { completions: n, errors: binomial(rng, n, (p * factor).min(1.0)) };
     let pair = Pair { canary: errors(rng, canary, case.canary), baseline: errors(rng, n - canary, case.baseline) };
     let received_ms = at * TICK * 1000;
-    Reading { pair, total: n, dropped: 0, received_ms, begun_ms: Some(received_ms - TICK * 1000) }
+    Reading { pair, total: n, dropped: 0, received_ms, begun_ms: Some(received_ms - TICK * 1000), in_force_ms: Some(0) }
 }
 
 fn setting(share: f64, in_step: bool) -> Setting {

@@ -19,6 +19,7 @@ fn reading(second: u64, canary: (u64, u64), baseline: (u64, u64)) -> Reading {
         dropped: 0,
         received_ms,
         begun_ms: Some(received_ms - 1000),
+        in_force_ms: Some(ACKED),
     }
 }
 
@@ -182,6 +183,12 @@ fn intervals_that_began_before_the_acknowledgement_say_nothing_of_silence() {
     let unacked = Setting { acked_ms: None, ..setting(5_000, true) };
     let readings = (1..=50).map(|s| reading(s, (0, 0), (1000, 0)));
     assert_eq!(first_alarm(&mut judge, &unacked, readings), None);
+    // A proxy that was not connected when the others acknowledged has the old share, whatever they have.
+    let late = (1..=50).flat_map(|s| {
+        let joined = Reading { in_force_ms: Some(ACKED + s * 1000), ..reading(s, (0, 0), (1000, 0)) };
+        [joined, Reading { in_force_ms: None, ..joined }]
+    });
+    assert_eq!(first_alarm(&mut judge, &setting(5_000, true), late), None);
     let demoted = Setting { in_use: false, ..setting(5_000, true) };
     let readings = (51..=99).map(|s| reading(s, (0, 0), (1000, 0)));
     assert_eq!(first_alarm(&mut judge, &demoted, readings), None);
