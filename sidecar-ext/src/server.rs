@@ -15,6 +15,7 @@ use symbolon_kit::metrics::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -63,7 +64,9 @@ async fn accept(
 ) {
     let places = Arc::new(Semaphore::new(ATTESTATIONS));
     let quota = Quota::new(CONNECTIONS_PER_UID);
+    let mut attesting = JoinSet::new(); // aborted when this future is dropped
     loop {
+        while attesting.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(why) => {
@@ -86,8 +89,7 @@ async fn accept(
             continue; // closed
         };
         let (attestor, places, ready) = (attestor.clone(), places.clone(), ready.clone());
-        // Ends by its timeout at the latest, and holds nothing that a drain waits for.
-        tokio::spawn(async move {
+        attesting.spawn(async move {
             let caller = attest(peer, attestor, &places).await;
             let connection = Connection { stream, caller, _share: share };
             let _ = ready.send(Ok(connection)).await; // the server is gone: so is the connection

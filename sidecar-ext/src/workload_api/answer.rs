@@ -72,6 +72,8 @@ fn entitled<'a>(view: &'a View, caller: &Caller) -> Result<Vec<&'a Held>, Status
     Ok(held)
 }
 
+/// A trust domain without X.509 authorities has no place here.
 fn all_bundles(view: &View) -> HashMap<String, Bytes> {
-    view.bundles.iter().map(|(name, held)| (name.id().to_string(), bundle::der(held))).collect()
+    let usable = view.bundles.iter().filter(|(_, held)| !held.x509.is_empty());
+    usable.map(|(name, held)| (name.id().to_string(), bundle::der(held))).collect()
 }
