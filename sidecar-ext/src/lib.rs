@@ -1,1 +1,3 @@
+//! The sidecar of one node.
 
+pub mod workloads;
