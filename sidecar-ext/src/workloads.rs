@@ -1,4 +1,4 @@
-//! The workloads of this node: the list in the sidecar's file, watched ([`list`], `file`), the health of each ([`health`], `probe`),
+//! The workloads of this node: the list in the sidecar's file, watched (`file`), the health of each ([`health`], `probe`),
 //! and the report to the control plane that joins the two (`board`).
 //!
 //! ```text
@@ -27,16 +27,16 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
+use crate::config::Workload;
+
 use board::{Begin, Board};
 use file::FileWatch;
 
 pub use file::Load;
-pub use list::{Health, List, ListError, Probe, Workload};
 
 mod board;
 mod file;
 pub mod health;
-pub mod list;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -51,24 +51,32 @@ pub struct Config {
     pub file: PathBuf,
     /// Between two checks of one workload.
     pub health_interval: Duration,
+    pub policy: health::Policy,
 }
 
 /// What others read of the workloads; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     reports: watch::Receiver<Arc<node::Workloads>>,
-    lists: watch::Receiver<Arc<List>>,
+    lists: watch::Receiver<Arc<[Workload]>>,
 }
 
 /// Begins to watch the file and to check the workloads. Returns when each workload of `first` has been checked once, so that the
 /// first report after a restart withdraws nothing; that takes two seconds at most.
-pub async fn start(config: Config, first: List, load: Load, tasks: &Tasks, drain: Drain, metrics: &Metrics) -> Handle {
+pub async fn start(
+    config: Config,
+    first: Arc<[Workload]>,
+    load: Load,
+    tasks: &Tasks,
+    drain: Drain,
+    metrics: &Metrics,
+) -> Handle {
     let reads = metrics.counter("symbolon_sidecar_workload_file_reads", "Reads of the sidecar's file, by result");
-    let (lists_tx, lists) = watch::channel(Arc::new(first));
+    let (lists_tx, lists) = watch::channel(first);
     let file = FileWatch::new(&config.file, load, lists_tx, reads);
     tasks.spawn("workloads file", OnExit::Shutdown, file.run(drain.clone()));
 
-    let mut service = Service::new(config.health_interval.max(MIN_HEALTH_INTERVAL), metrics);
+    let mut service = Service::new(&config, metrics);
     let now = lists.borrow().clone();
     service.listed(now);
     while service.board.is_withholding() {
@@ -102,7 +110,7 @@ impl Handle {
     }
 
     /// The list as the file gives it.
-    pub fn lists(&self) -> watch::Receiver<Arc<List>> {
+    pub fn lists(&self) -> watch::Receiver<Arc<[Workload]>> {
         self.lists.clone()
     }
 }
@@ -110,11 +118,11 @@ impl Handle {
 // === impl Service ===
 
 impl Service {
-    fn new(interval: Duration, metrics: &Metrics) -> Self {
+    fn new(config: &Config, metrics: &Metrics) -> Self {
         Self {
-            board: Board::default(),
+            board: Board::new(config.policy),
             checks: FuturesUnordered::new(),
-            interval,
+            interval: config.health_interval.max(MIN_HEALTH_INTERVAL),
             failed: metrics
                 .counter("symbolon_sidecar_workload_checks_failed", "Health checks that did not answer well"),
             workloads: metrics.gauge("symbolon_sidecar_workloads", "Workloads of this node, by health as reported"),
@@ -123,7 +131,7 @@ impl Service {
 
     async fn run(
         mut self,
-        mut lists: watch::Receiver<Arc<List>>,
+        mut lists: watch::Receiver<Arc<[Workload]>>,
         reports: watch::Sender<Arc<node::Workloads>>,
         drain: Drain,
     ) {
@@ -144,7 +152,7 @@ impl Service {
         }
     }
 
-    fn listed(&mut self, list: Arc<List>) {
+    fn listed(&mut self, list: Arc<[Workload]>) {
         for begin in self.board.listed(list) {
             self.checks.push(check(begin, Duration::ZERO, self.interval));
         }
@@ -181,7 +189,7 @@ fn check(run: Begin, wait: Duration, interval: Duration) -> Check {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        let well = probe::check(&run.target.health.probe, run.target.address, interval).await;
+        let well = probe::check(&run.target.check, run.target.address, interval).await;
         (run, well)
     })
 }

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use symbolon_proto::node;
 
+use super::health::Policy;
 use super::health::State;
-use super::list::{Health, List, Workload};
+use crate::config::{HealthCheck, Workload};
 
 /// Joins the list with the health of its entries.
 #[derive(Debug, Default)]
 pub(super) struct Board {
-    list: Arc<List>,
+    policy: Policy,
+    list: Arc<[Workload]>,
     checks: BTreeMap<String, Check>,
     /// Names one run of checks: an answer to an older one is of no interest.
     generation: u64,
@@ -34,7 +36,7 @@ struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
-    pub(super) health: Health,
+    pub(super) check: HealthCheck,
 }
 
 /// A run of checks to begin: at once, then every interval, until [`Board::answered`] says that it is over.
@@ -46,9 +48,13 @@ pub(super) struct Begin {
 }
 
 impl Board {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
     /// Takes a new list; returns the checks to begin. A workload whose target changed keeps what was known of it until the
     /// new target answers: an edit is no outage.
-    pub(super) fn listed(&mut self, list: Arc<List>) -> Vec<Begin> {
+    pub(super) fn listed(&mut self, list: Arc<[Workload]>) -> Vec<Begin> {
         let mut before = std::mem::take(&mut self.checks);
         let mut begin = Vec::new();
         for workload in list.iter() {
@@ -74,7 +80,7 @@ impl Board {
         match self.checks.get_mut(name) {
             Some(check) if check.generation == generation => {
                 let before = check.state;
-                check.state = before.step(well, &check.target.health);
+                check.state = before.step(well, self.policy);
                 (true, (!before.says_same(check.state)).then_some((before, check.state)))
             }
             _ => (false, None),
@@ -130,5 +136,5 @@ impl Board {
 }
 
 fn target(workload: &Workload) -> Option<Target> {
-    Some(Target { address: workload.address?, health: workload.health.clone()? })
+    Some(Target { address: workload.address?, check: workload.health.clone()? })
 }

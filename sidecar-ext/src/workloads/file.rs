@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use symbolon_kit::config::ConfigError;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::list::List;
+use crate::config::{self, Workload};
 
 /// How long a write that is not known to be complete gets to finish.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -28,7 +27,7 @@ const ATTEMPTS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(150)];
 
 /// Reads the workloads of the sidecar's file.
-pub type Load = Arc<dyn Fn() -> Result<List, ConfigError> + Send + Sync>;
+pub type Load = Arc<dyn Fn() -> Result<Vec<Workload>, config::Error> + Send + Sync>;
 
 /// What an event of the folder means for the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +50,14 @@ pub(super) struct FileWatch {
     bells: Arc<Bells>,
     /// Holds the system's watch open; `None`: polling only.
     _watcher: Option<RecommendedWatcher>,
-    lists: watch::Sender<Arc<List>>,
+    lists: watch::Sender<Arc<[Workload]>>,
     /// The last error that was logged: a bad file is said once, not at each poll.
     complaint: Option<String>,
     reads: Counter,
 }
 
 impl FileWatch {
-    pub(super) fn new(path: &Path, load: Load, lists: watch::Sender<Arc<List>>, reads: Counter) -> Self {
+    pub(super) fn new(path: &Path, load: Load, lists: watch::Sender<Arc<[Workload]>>, reads: Counter) -> Self {
         let bells = Arc::new(Bells::default());
         bells.settle.notify_one(); // the file may have changed since it was first read
         let watcher = watch_folder(path, Arc::clone(&bells))
@@ -106,14 +105,14 @@ impl FileWatch {
         }
     }
 
-    fn accept(&mut self, list: List) {
+    fn accept(&mut self, list: Vec<Workload>) {
         if self.complaint.take().is_some() {
             info!("the file can be used again");
         }
-        if **self.lists.borrow() != list {
+        if **self.lists.borrow() != *list {
             self.reads.inc(&[("result", "changed")]);
             info!(workloads = list.len(), "workloads file changed");
-            self.lists.send_replace(Arc::new(list));
+            self.lists.send_replace(list.into());
         }
     }
 }

@@ -10,7 +10,14 @@
 //!
 //! The first answer decides alone: until then nothing was claimed, so there is nothing to hold on to.
 
-use super::list::Health as Policy;
+/// How often an answer must repeat before it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Successes in a row that make an unhealthy workload healthy.
+    pub rise: u32,
+    /// Failures in a row that make a healthy workload unhealthy.
+    pub fall: u32,
+}
 
 /// What is known of a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,10 +35,16 @@ pub enum State {
     },
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self { rise: 1, fall: 2 }
+    }
+}
+
 impl State {
     /// The state after one more answer.
     #[must_use]
-    pub fn step(self, well: bool, policy: &Policy) -> Self {
+    pub fn step(self, well: bool, policy: Policy) -> Self {
         match (self, well) {
             (Self::Unknown | Self::Healthy { .. }, true) => Self::Healthy { bad: 0 },
             (Self::Healthy { bad }, false) if bad.saturating_add(1) < policy.fall => Self::Healthy { bad: bad + 1 },

@@ -11,21 +11,21 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::list::Probe;
+use crate::config::HealthCheck;
 
 /// Longest wait for an answer.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Whether the workload at `address` answered well in time. A check never lasts longer than the interval between two.
-pub(super) async fn check(probe: &Probe, address: SocketAddr, interval: Duration) -> bool {
+pub(super) async fn check(probe: &HealthCheck, address: SocketAddr, interval: Duration) -> bool {
     timeout(interval.min(LONGEST), ask(probe, address)).await.unwrap_or(false)
 }
 
-async fn ask(probe: &Probe, address: SocketAddr) -> bool {
+async fn ask(probe: &HealthCheck, address: SocketAddr) -> bool {
     let Ok(socket) = TcpStream::connect(address).await else { return false };
     match probe {
-        Probe::Tcp => true,
-        Probe::Http(path) => get(socket, address, path).await.unwrap_or(false),
+        HealthCheck::Tcp => true,
+        HealthCheck::Http(path) => get(socket, address, path).await.unwrap_or(false),
     }
 }
 
