@@ -93,7 +93,7 @@ impl Book {
             tracing::warn!(%trust_domain, warning, "part of a bundle is ignored");
         }
         let held = self.table.get(&trust_domain);
-        match (Bundle::admit(held.map(|held| &**held), &parsed.bundle).map_err(refuse)?, held) {
+        match (Bundle::admit(held.map(|held| &**held), &parsed.bundle, now).map_err(refuse)?, held) {
             (Admission::Unchanged, Some(held)) => Ok(held.clone()),
             _ => Ok(Arc::new(parsed.bundle)),
         }
@@ -114,9 +114,7 @@ impl Rejected {
         match self {
             Self::OtherTrustDomain { .. } => "other_trust_domain",
             Self::Name(_) => "bad_name",
-            Self::Bundle { why: BundleError::Older { .. }, .. } => "older",
-            Self::Bundle { why: BundleError::SameSequence(_), .. } => "same_sequence",
-            Self::Bundle { .. } => "malformed",
+            Self::Bundle { why, .. } => why.label(),
             Self::TooMany => "too_many",
         }
     }

@@ -15,7 +15,6 @@ use symbolon_proto::ids::SpiffeId;
 use super::{TYPE_URL, session};
 use crate::identity::{Held, Holding, View};
 use crate::selector::Selectors;
-use crate::svid::pem;
 
 /// The caller's first identity.
 const DEFAULT: &str = "default";
@@ -79,8 +78,8 @@ fn of_entry(name: &str, held: &Held) -> Found {
 fn certificate(name: &str, svid: &Svid) -> Rendered {
     let inline = |bytes: Vec<u8>| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() });
     let certificate = TlsCertificate {
-        certificate_chain: inline(pem::chain(&svid.chain)),
-        private_key: inline(pem::key(&svid.key).to_vec()),
+        certificate_chain: inline(svid.chain_pem().into_bytes()),
+        private_key: inline(svid.key_pem().as_bytes().to_vec()),
         ..Default::default()
     };
     let detail = Detail::Svid { id: svid.id.clone(), serial: svid.serial.clone() };
