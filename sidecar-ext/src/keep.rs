@@ -62,7 +62,7 @@ impl Keep {
         let path = self.0.join(name);
         let failed = |source| KeepError::Io { path: path.clone(), source };
         let no_follow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-        let mut file = match OpenOptions::new().read(true).custom_flags(no_follow).open(&path) {
+        let file = match OpenOptions::new().read(true).custom_flags(no_follow).open(&path) {
             Ok(file) => file,
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(why) => return Err(failed(why)),
@@ -80,7 +80,7 @@ impl Keep {
         }
         // Sized up front: growing would leave copies of a key behind in freed memory.
         let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
-        file.by_ref().take(MAX_BYTES).read_to_end(&mut content).map_err(failed)?;
+        file.take(MAX_BYTES).read_to_end(&mut content).map_err(failed)?;
         Ok(Some(content))
     }
 

@@ -20,5 +20,8 @@ pub mod workload_api;
 pub mod sds;
 pub mod workloads;
 pub mod relay;
+pub mod bootstrap;
+pub mod app;
+pub mod cli;
 #[cfg(test)]
 mod testing;

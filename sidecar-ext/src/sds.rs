@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server
 };
 use futures::Stream;
 use symbolon_kit::drain::Drain;
-use symbolon_kit::metrics::Counter;
+use symbolon_kit::metrics::{Counter, Metrics};
 use symbolon_proto::ids::SpiffeId;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
@@ -52,6 +52,15 @@ pub struct Counts {
     pub denied: Counter,
     /// Secrets acknowledged and rejected by Envoy.
     pub answered: Counter,
+}
+
+impl Counts {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            denied: metrics.counter("symbolon_sidecar_secrets_denied", "Secrets asked for by SDS and not given, by reason"),
+            answered: metrics.counter("symbolon_sidecar_secrets_answered", "Secrets that Envoy answered, by outcome"),
+        }
+    }
 }
 
 impl Sds {

@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 use crate::bundle::Book;
 use crate::config::JoinToken;
 use crate::keep::{Keep, KeepError};
+pub use node::FILE as NODE_FILE;
 pub use reports::Reports;
 pub use sync::EntryList;
 
@@ -177,8 +178,8 @@ impl Handle {
     pub async fn mint(&self, csrs: Vec<wire::Csr>) -> Result<Vec<wire::Minted>, Status> {
         let asked = csrs.len();
         self.joined().await;
-        let answer = NodeClient::new(self.channel()).mint(wire::MintRequest { csrs });
-        let answer = tokio::time::timeout(MINT_TIMEOUT, answer)
+        let mut client = NodeClient::new(self.channel());
+        let answer = tokio::time::timeout(MINT_TIMEOUT, client.mint(wire::MintRequest { csrs }))
             .await
             .map_err(|_| Status::deadline_exceeded(format!("no answer within {MINT_TIMEOUT:?}")))??
             .into_inner();

@@ -10,7 +10,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
-use symbolon_kit::metrics::{Counter, Gauge};
+use symbolon_kit::metrics::{Counter, Gauge, Metrics};
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
 use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::node as wire;
@@ -48,6 +48,17 @@ pub struct Inputs {
     pub entries: watch::Receiver<Option<EntryList>>,
     pub bundles: watch::Receiver<Arc<BundleTable>>,
     pub workloads: watch::Receiver<Arc<[Workload]>>,
+}
+
+/// What the cache works with.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where SVIDs are written down; holds nothing else.
+    pub keep: Keep,
+    pub clock: Clock,
+    /// Of jitter.
+    pub seed: u64,
+    pub counts: Counts,
 }
 
 /// What the cache counts.
@@ -89,19 +100,23 @@ struct Kept {
 type Asked = Vec<(Arc<str>, PrivateKey)>;
 type Answer = (Asked, Result<Vec<wire::Minted>, Status>);
 
+impl Counts {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            minted: metrics.counter("symbolon_sidecar_svids_minted", "SVIDs received for workloads of this node"),
+            failed: metrics.counter("symbolon_sidecar_svids_failed", "SVIDs asked for and not received, by reason"),
+            expired: metrics.counter("symbolon_sidecar_svids_expired", "SVIDs that expired before they were renewed"),
+            held: metrics.gauge("symbolon_sidecar_svids_held", "Valid SVIDs of workloads on this node"),
+        }
+    }
+}
+
 impl<M: Minter> Cache<M> {
     /// Takes what a former run wrote down, for the entries known now, and publishes it: whoever asks first is served from it.
-    pub fn new(
-        minter: Arc<M>,
-        keep: Keep,
-        clock: Clock,
-        seed: u64,
-        counts: Counts,
-        inputs: Inputs,
-        view: watch::Sender<Arc<View>>,
-    ) -> Self {
+    pub fn new(minter: Arc<M>, setup: Setup, inputs: Inputs, view: watch::Sender<Arc<View>>) -> Self {
+        let Setup { keep, clock, seed, counts } = setup;
         let rng = StdRng::seed_from_u64(seed);
-        let (order, slots) = (Arc::default(), BTreeMap::new());
+        let (order, slots) = (Arc::from([]), BTreeMap::new());
         let mut cache = Self { minter, keep, clock, rng, counts, inputs, order, slots, view, stale: true };
         cache.take_entries();
         cache.publish();
@@ -115,6 +130,7 @@ impl<M: Minter> Cache<M> {
                 asking = self.ask();
             }
             self.publish();
+            let sleep = self.sleep();
             tokio::select! {
                 () = drain.cancelled() => return,
                 changed = self.inputs.entries.changed() => {
@@ -127,7 +143,7 @@ impl<M: Minter> Cache<M> {
                     asking = None;
                     self.answered(answer);
                 }
-                () = tokio::time::sleep(self.sleep()) => self.tick(),
+                () = tokio::time::sleep(sleep) => self.tick(),
             }
         }
     }

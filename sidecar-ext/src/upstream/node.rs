@@ -33,7 +33,8 @@ use crate::config::JoinToken;
 use crate::keep::{Keep, KeepError};
 use crate::svid::pem;
 
-const FILE: &str = "node.pem";
+/// Key and chain of the node, in the data folder.
+pub const FILE: &str = "node.pem";
 /// For one renewal.
 const MINT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between attempts to renew or join; a token file that changed is seen this soon.

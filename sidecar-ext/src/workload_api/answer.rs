@@ -1,6 +1,6 @@
 //! What one caller is told, as a pure function of the view.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use symbolon_proto::workload as wire;
@@ -60,7 +60,7 @@ pub(super) fn bundles(view: &View, caller: &Caller) -> Result<wire::X509BundlesR
     Ok(wire::X509BundlesResponse { crl: Vec::new(), bundles: all_bundles(view) })
 }
 
-fn entitled<'a>(view: &'a View, caller: &Caller) -> Result<Vec<&'a Held>, Status> {
+fn entitled<'a>(view: &'a View, caller: &'a Caller) -> Result<Vec<&'a Held>, Status> {
     let selectors = caller.selectors().map_err(|why| Status::permission_denied(why.to_string()))?;
     if !view.ready {
         return Err(Status::unavailable("the registration entries of this node are not here yet"));
@@ -73,7 +73,7 @@ fn entitled<'a>(view: &'a View, caller: &Caller) -> Result<Vec<&'a Held>, Status
 }
 
 /// A trust domain without X.509 authorities has no place here.
-fn all_bundles(view: &View) -> HashMap<String, Bytes> {
+fn all_bundles(view: &View) -> BTreeMap<String, Bytes> {
     let usable = view.bundles.iter().filter(|(_, held)| !held.x509.is_empty());
     usable.map(|(name, held)| (name.id().to_string(), bundle::der(held))).collect()
 }
