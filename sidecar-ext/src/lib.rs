@@ -1,5 +1,6 @@
 //! The sidecar of one node.
 
+pub mod bootstrap;
 pub mod config;
 pub mod relay;
 pub mod selector;
