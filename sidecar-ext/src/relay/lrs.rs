@@ -122,6 +122,7 @@ impl Shared {
         info!(%proxy, ?end, "load reports end");
         // From here until the next stream's first report, what this Envoy counts is lost.
         let _ = self.events.send(Event::Broke { proxy }).await;
+        self.relay.metrics.reports.inc(&[("result", "stream_ended")]);
         end
     }
 

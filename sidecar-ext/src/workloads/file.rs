@@ -152,4 +152,4 @@ fn urgency(event: &Event, name: &OsStr) -> Option<Urgency> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::workloads) mod tests;

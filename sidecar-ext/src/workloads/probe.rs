@@ -1,9 +1,11 @@
 //! One check of one workload: an HTTP GET or a connection, on this machine, bounded in time.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
@@ -37,12 +39,12 @@ async fn get(socket: TcpStream, address: SocketAddr, path: &str) -> hyper::Resul
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new());
     let Ok(request) = request else { return Ok(false) };
-    // The connection moves the bytes; the first response head decides, and dropping the connection closes the socket.
-    tokio::select! {
-        response = send.send_request(request) => {
-            let status = response?.status();
-            Ok(status.is_success() || status.is_redirection())
-        }
-        ended = connection => ended.map(|()| false),
-    }
+    // The connection moves the bytes, and may end with the response in hand. Dropping it closes the socket.
+    let (response, connection) = (pin!(send.send_request(request)), pin!(connection));
+    let response = match select(response, connection).await {
+        Either::Left((response, _)) => response,
+        Either::Right((_, response)) => response.await,
+    };
+    let status = response?.status();
+    Ok(status.is_success() || status.is_redirection())
 }

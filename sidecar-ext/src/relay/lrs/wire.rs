@@ -80,7 +80,7 @@ pub(super) fn report(message: &Bytes, elapsed: Duration) -> Option<Report> {
     let stats = Stats::decode(message.clone()).ok()?;
     let mut report = Report::default();
     for cluster in stats.clusters {
-        let interval = cluster.interval.and_then(|interval| Duration::try_from(interval).ok()).unwrap_or_default();
+        let interval = cluster.interval.map(duration).unwrap_or_default();
         report.interval = report.interval.max(interval.min(LONGEST));
         if cluster.dropped > 0 {
             let dropped = report.dropped.entry(cluster.name.clone()).or_default();
@@ -98,6 +98,12 @@ pub(super) fn report(message: &Bytes, elapsed: Duration) -> Option<Report> {
         report.interval = elapsed.min(LONGEST);
     }
     Some(report)
+}
+
+/// By hand, since the conversion of `prost-types` negates what a client sent, and overflows. Nothing for a negative time.
+fn duration(wire: prost_types::Duration) -> Duration {
+    let nanos = u32::try_from(wire.nanos).unwrap_or_default().min(999_999_999);
+    u64::try_from(wire.seconds).map_or(Duration::ZERO, |seconds| Duration::new(seconds, nanos))
 }
 
 /// Asks Envoy for all its clusters, every `interval`.
