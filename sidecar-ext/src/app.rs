@@ -33,7 +33,7 @@ use crate::server;
 use crate::svid::cache::{self, Cache};
 use crate::upstream;
 use crate::workload_api::WorkloadApi;
-use crate::{relay, workloads};
+use crate::relay;
 
 /// What differs between the product and a simulation.
 #[derive(Clone, Debug)]
