@@ -235,3 +235,6 @@ async fn until_ready(
         () = all => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,4 +196,4 @@ impl AttestError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

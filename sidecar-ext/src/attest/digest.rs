@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::linux::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +10,8 @@ use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 /// The largest executable that is read.
 const MAX_BYTES: u64 = 1 << 30;
+/// Readings of a file that changes meanwhile.
+const ATTEMPTS: usize = 3;
 /// Digests remembered; beyond it all are forgotten, which costs readings and nothing else.
 const MAX_REMEMBERED: usize = 1024;
 
@@ -34,17 +36,14 @@ impl Digests {
     /// # Errors
     /// If it cannot be read, is larger than 1 GiB, or changes while it is read.
     pub(super) fn of(&self, mut file: File, metadata: &Metadata) -> io::Result<[u8; SHA256_OUTPUT_LEN]> {
-        let stamp = Stamp::of(metadata);
+        let mut stamp = Stamp::of(metadata);
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&stamp) {
             return Ok(*known);
         }
         if stamp.size > MAX_BYTES {
             return Err(io::Error::other("its executable is larger than 1 GiB"));
         }
-        let digest = read(&mut file)?;
-        if Stamp::of(&file.metadata()?) != stamp {
-            return Err(io::Error::other("its executable changed while it was read"));
-        }
+        let digest = settled(&mut file, &mut stamp)?;
         let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
@@ -69,6 +68,19 @@ impl Stamp {
             changed: (metadata.st_ctime(), metadata.st_ctime_nsec()),
         }
     }
+}
+
+/// Reads until the file is the same after as before; a link made or a mode changed meanwhile counts as a change too.
+fn settled(file: &mut File, stamp: &mut Stamp) -> io::Result<[u8; SHA256_OUTPUT_LEN]> {
+    for _ in 0..ATTEMPTS {
+        file.rewind()?;
+        let digest = read(file)?;
+        let after = Stamp::of(&file.metadata()?);
+        if std::mem::replace(stamp, after) == after {
+            return Ok(digest);
+        }
+    }
+    Err(io::Error::other("its executable changes while it is read"))
 }
 
 fn read(file: &mut File) -> io::Result<[u8; SHA256_OUTPUT_LEN]> {

@@ -53,7 +53,7 @@ fn socket(flag: Option<PathBuf>, variable: Option<String>) -> anyhow::Result<Pat
 }
 
 /// A channel over a Unix socket.
-pub(crate) fn channel(socket: &Path) -> Channel {
+fn channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     // The address is never looked up; gRPC wants one for its `:authority`.
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
