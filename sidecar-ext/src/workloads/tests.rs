@@ -164,8 +164,7 @@ async fn reports_follow_the_list_and_the_health() {
     std::fs::write(&path, "plain checked").unwrap();
     let (drain, metrics) = (Drain::new(), Metrics::new());
     let tasks = Tasks::new(drain.clone());
-    let config =
-        Config { file: path.clone(), health_interval: Duration::from_millis(100), policy: Policy::default() };
+    let config = Config { file: path.clone(), health_interval: Duration::from_millis(100), policy: Policy::default() };
     let first = load().unwrap().into();
     let handle = start(config, first, load, &tasks, drain.clone(), &metrics).await;
     let mut reports = handle.reports();
