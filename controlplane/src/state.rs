@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use symbolon_kit::drain::Drain;
 use symbolon_kit::supervise::{OnExit, Tasks};
-use symbolon_proto::ids::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
 use crate::model::{Change, MeshView};
@@ -24,12 +23,34 @@ pub struct Handle {
     pub view: watch::Receiver<Arc<MeshView>>,
 }
 
-/// Starts the state task with a mesh of which nothing is known.
-pub fn spawn(trust_domain: TrustDomain, tasks: &Tasks, drain: Drain) -> Handle {
+/// The state before its task runs. The parts that restore what they stored need a sender to be made, and what they restore must
+/// be in the first mesh that anybody sees: so the ends are made first, and the task starts with [`Unstarted::spawn`].
+#[derive(Debug)]
+pub struct Unstarted {
+    inbox: mpsc::Receiver<Change>,
+    publish: watch::Sender<Arc<MeshView>>,
+}
+
+/// The two ends of a state that starts with `view`.
+pub fn new(view: MeshView) -> (Handle, Unstarted) {
     let (changes, inbox) = mpsc::channel(QUEUE);
-    let (publish, view) = watch::channel(Arc::new(MeshView::empty(trust_domain)));
-    tasks.spawn("state", OnExit::Shutdown, run(inbox, publish, drain));
-    Handle { changes, view }
+    let (publish, view) = watch::channel(Arc::new(view));
+    (Handle { changes, view }, Unstarted { inbox, publish })
+}
+
+impl Unstarted {
+    /// Folds `restored` into the mesh, publishes it once, and starts the task.
+    pub fn spawn(self, restored: Vec<Change>, tasks: &Tasks, drain: Drain) {
+        fold_all(&self.publish, restored);
+        tasks.spawn("state", OnExit::Shutdown, run(self.inbox, self.publish, drain));
+    }
+}
+
+/// Starts a state with nothing to restore.
+pub fn spawn(view: MeshView, tasks: &Tasks, drain: Drain) -> Handle {
+    let (handle, unstarted) = new(view);
+    unstarted.spawn(Vec::new(), tasks, drain);
+    handle
 }
 
 /// Folds whatever has arrived in one go, so that a burst costs one publication and a single change waits for nothing.
@@ -43,14 +64,18 @@ async fn run(mut inbox: mpsc::Receiver<Change>, publish: watch::Sender<Arc<MeshV
         if received == 0 {
             return;
         }
-        let before = publish.borrow().clone();
-        let mut view = MeshView::clone(&before);
-        for change in batch.drain(..) {
-            fold::apply(&mut view, change);
-        }
-        if view.generation != before.generation {
-            publish.send_replace(Arc::new(view));
-        }
+        fold_all(&publish, batch.drain(..));
+    }
+}
+
+fn fold_all(publish: &watch::Sender<Arc<MeshView>>, changes: impl IntoIterator<Item = Change>) {
+    let before = publish.borrow().clone();
+    let mut view = MeshView::clone(&before);
+    for change in changes {
+        apply(&mut view, change);
+    }
+    if view.generation != before.generation {
+        publish.send_replace(Arc::new(view));
     }
 }
 

@@ -1,5 +1,10 @@
 //! tonic over our own rustls acceptor and connector: handshakes run side by side, bounded and timed, so that one slow peer delays
-//! nobody. Connections are ended when the peer's SVID expires.
+//! nobody ([`serve`]); channels that find the first address that answers ([`channel`]). On both sides a connection ends when the
+//! peer's SVID does, or when the bundles no longer verify it.
+
+mod connect;
+mod guarded;
+mod listen;
 
 use std::net::SocketAddr;
 
@@ -9,6 +14,7 @@ use tonic::transport::Channel;
 
 use crate::clock::Clock;
 use crate::drain::Drain;
+use crate::metrics::Counter;
 use crate::tls::{Expect, Identity};
 
 /// Who is at the other end of a connection; in `request.extensions()` of every call.
@@ -29,34 +35,36 @@ pub struct Limits {
 }
 
 /// Serves `routes` on `listener` until drained: mTLS by `identity`, HTTP/2 keep-alive, `refused` counts failed handshakes by reason.
+/// After the word to stop it takes no new connections, and returns when the last one has ended, at the latest after some seconds.
 pub async fn serve(
-    _listener: TcpListener,
-    _identity: Identity,
-    _routes: tonic::service::Routes,
-    _limits: Limits,
+    listener: TcpListener,
+    identity: Identity,
+    routes: tonic::service::Routes,
+    limits: Limits,
     _clock: Clock,
-    _refused: crate::metrics::Counter,
-    _drain: Drain,
+    refused: Counter,
+    drain: Drain,
 ) {
-    todo!()
+    listen::serve(listener, identity, routes, limits, refused, drain).await;
 }
 
 /// A lazily connected channel to the first of `addresses` that answers, with HTTP/2 keep-alive; reconnects by itself. `addresses` are
-/// `host:port`.
-pub fn channel(_addresses: Vec<String>, _identity: &Identity, _expect: Expect) -> Channel {
-    todo!()
+/// `host:port`. A connection made while `identity` had no SVID ends when it gets one, so that the next is not anonymous.
+pub fn channel(addresses: Vec<String>, identity: &Identity, expect: Expect) -> Channel {
+    connect::channel(addresses, identity, expect)
 }
 
 /// One connection for redeeming a federation token: any server certificate is accepted, and its chain (DER, leaf first) is returned
-/// for the caller to check against the bundle whose hash the token carries.
+/// for the caller to check against the bundle whose hash the token carries. We come without a certificate, since the server cannot
+/// know us yet. The channel does not reconnect.
 ///
 /// # Errors
 /// If none of `addresses` answers in 10 s.
 pub async fn connect_unverified(
-    _addresses: &[String],
-    _identity: &Identity,
+    addresses: &[String],
+    identity: &Identity,
 ) -> std::io::Result<(Channel, Vec<rustls_pki_types::CertificateDer<'static>>)> {
-    todo!()
+    connect::connect_unverified(addresses, identity).await
 }
 
 impl Default for Limits {
@@ -64,3 +72,6 @@ impl Default for Limits {
         Self { handshakes: 256, handshake_timeout: std::time::Duration::from_secs(5), connections: 16_384 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,11 @@
 //! authorities ([`verify`]), and when to renew ([`renewal`]).
 
 pub mod bundle;
+mod json;
+mod jwks;
 pub mod renewal;
 pub mod svid;
 pub mod verify;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -121,7 +121,7 @@ impl Bundles {
             }
         }
         let stored = table.get(trust_domain).map(Arc::as_ref);
-        match Bundle::admit(stored, &parsed.bundle)? {
+        match Bundle::admit(stored, &parsed.bundle, self.clock.now())? {
             Admission::Unchanged => Ok(()),
             Admission::Newer => Ok(self.keep(parsed.bundle).await?),
         }

@@ -65,13 +65,13 @@ impl Handle {
         Self { store, changes, entitlements }
     }
 
-    /// Tells the state every registration that was ever acknowledged and not replaced; call once at the start.
+    /// Every registration that was ever acknowledged and not replaced, for the first mesh of this process.
     ///
     /// # Errors
     /// If the store cannot be read. A record that does not decode is reported and left out.
-    pub async fn restore(&self) -> Result<usize, Error> {
+    pub async fn restore(&self) -> Result<Vec<Change>, Error> {
         let (records, _) = self.store.range(keys::nodes()).await?;
-        let mut restored = 0;
+        let mut restored = Vec::new();
         for record in records {
             let Some(node) = keys::node_of_workloads(&record.key) else { continue };
             let decoded = store::codec::decode::<Vec<u8>>("workloads", &record.value)
@@ -80,8 +80,7 @@ impl Handle {
             match decoded {
                 Ok(report) => {
                     let (workloads, _) = self.parse(&node, &report);
-                    restored += workloads.len();
-                    self.changes.send(Change::Workloads { node, workloads }).await.map_err(|_| Error::Stopping)?;
+                    restored.push(Change::Workloads { node, workloads });
                 }
                 Err(error) => warn!(%node, error, "a stored registration cannot be read; waiting for the node itself"),
             }

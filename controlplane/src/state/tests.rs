@@ -108,8 +108,18 @@ fn a_split_with_other_arms_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn the_task_publishes_what_was_sent() {
     let tasks = Tasks::default();
-    let mut handle = spawn("a.example".parse().unwrap(), &tasks, Drain::new());
+    let mut handle = spawn(view(), &tasks, Drain::new());
     handle.changes.send(registered("n1", vec![workload("w", 1)])).await.unwrap();
     let seen = handle.view.wait_for(|view| view.generation > 1).await.unwrap().clone();
     assert_eq!(ids(&seen), ["n1/w"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_restored_is_in_the_first_mesh_that_anybody_sees() {
+    let tasks = Tasks::default();
+    let (handle, unstarted) = new(view());
+    unstarted.spawn(vec![definitions(&["b"]), registered("n1", vec![workload("w", 1)])], &tasks, Drain::new());
+    let first = handle.view.borrow().clone();
+    assert_eq!(ids(&first), ["n1/w"]);
+    assert!(first.federated.contains_key(&"payments.shop".parse().unwrap()));
 }

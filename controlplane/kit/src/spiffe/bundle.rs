@@ -1,9 +1,21 @@
 //! A trust domain's bundle in SPIFFE's JWKS form (SPIFFE_Trust_Domain_and_Bundle.md §4), parsed at the edge, admitted by sequence.
+//! How the document is read and written is in `jwks`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
+use serde::Serialize;
 use symbolon_proto::ids::TrustDomain;
+
+use super::{jwks, svid};
+
+/// The largest document read.
+pub const MAX_BYTES: usize = 1024 * 1024;
+/// The most keys in one document.
+pub const MAX_KEYS: usize = 256;
+/// How often to ask again when a bundle does not say (SPIFFE_Trust_Domain_and_Bundle.md §6.1).
+pub const DEFAULT_REFRESH: Duration = Duration::from_secs(300);
 
 /// The authorities of one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +45,34 @@ pub enum Admission {
 /// Why a bundle is refused whole; the last good one is kept. One variant per reason of `bad input` rows 35 to 58 that refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
+    #[error("larger than 1 MiB")]
+    TooLarge,
     #[error("not a JWKS document: {0}")]
     Malformed(String),
+    #[error("`keys` is missing, or is not a list")]
+    NoKeys,
+    #[error("more than {MAX_KEYS} keys")]
+    TooManyKeys,
+    #[error("`spiffe_sequence` is not a whole number from 0 to 2^64-1")]
+    Sequence,
+    #[error("key {0} is private or symmetric key material, which must never be published")]
+    SecretKey(usize),
+    #[error("two keys have the kid {0:?}")]
+    DuplicateKid(String),
+    #[error("key {index} belongs to trust domain {owner}")]
+    OtherTrustDomain { index: usize, owner: String },
+    #[error("none of its keys can be used ({0})")]
+    Unusable(String),
     #[error("sequence {offered} is older than {stored}, which we hold")]
     Older { offered: u64, stored: u64 },
     #[error("sequence {0} was seen with other content")]
     SameSequence(u64),
+}
+
+/// The bundle map of SPIFFE_Trust_Domain_and_Bundle.md §5.1.
+#[derive(Serialize)]
+struct BundleMap {
+    trust_domains: BTreeMap<String, jwks::Document>,
 }
 
 impl Bundle {
@@ -51,34 +85,74 @@ impl Bundle {
         Self { trust_domain, sequence, refresh_hint, x509 }
     }
 
-    /// Parses a JWKS document of `trust_domain`. Elements that a consumer must ignore are ignored, with a warning each.
+    /// Parses a JWKS document of `trust_domain`. Elements that a consumer must ignore are ignored, with a warning each; so are
+    /// authorities that have expired. A document with no X.509 key at all is an explicit statement, and parses as an empty bundle.
     ///
     /// # Errors
     /// If the document must be refused whole.
-    pub fn parse_jwks(_trust_domain: &TrustDomain, _json: &[u8], _now: SystemTime) -> Result<Parsed, BundleError> {
-        todo!()
+    pub fn parse_jwks(trust_domain: &TrustDomain, json: &[u8], now: SystemTime) -> Result<Parsed, BundleError> {
+        jwks::parse(trust_domain, json, now)
     }
 
     /// The JWKS document; deterministic, and strict enough for SPIRE's decoder.
     pub fn to_jwks(&self) -> Vec<u8> {
-        todo!()
+        serde_json::to_vec(&jwks::Document::of(self, true)).expect("strings and numbers serialise")
     }
 
-    /// Whether `offered` may replace `stored` (invariant I4).
+    /// Whether `offered` may replace `stored` (invariant I4). Authorities that have expired at `now` make no difference: parsing
+    /// leaves them out, so the same document reads shorter later.
     ///
     /// # Errors
     /// If it is older, or other content under the same sequence.
-    pub fn admit(_stored: Option<&Self>, _offered: &Self) -> Result<Admission, BundleError> {
-        todo!()
+    pub fn admit(stored: Option<&Self>, offered: &Self, now: SystemTime) -> Result<Admission, BundleError> {
+        let Some(stored) = stored else { return Ok(Admission::Newer) };
+        if offered.sequence > stored.sequence {
+            return Ok(Admission::Newer);
+        }
+        if offered.sequence < stored.sequence {
+            return Err(BundleError::Older { offered: offered.sequence, stored: stored.sequence });
+        }
+        let same = stored.refresh_hint == offered.refresh_hint && stored.living(now).eq(offered.living(now));
+        if same { Ok(Admission::Unchanged) } else { Err(BundleError::SameSequence(offered.sequence)) }
     }
 
     /// SHA-256 of [`Self::to_jwks`]; a token pins a bundle by it.
     pub fn sha256(&self) -> [u8; 32] {
-        todo!()
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.to_jwks());
+        digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    fn living(&self, now: SystemTime) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.x509.iter().filter(move |root| svid::validity(root).is_ok_and(|(_, end)| now < end))
     }
 }
 
 /// The SPIFFE bundle map of several trust domains (§5.1), as Envoy's SPIFFE validator reads it: `{"trust_domains":{..}}`.
-pub fn bundle_map<'a>(_bundles: impl IntoIterator<Item = &'a Bundle>) -> Vec<u8> {
-    todo!()
+pub fn bundle_map<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Vec<u8> {
+    // §5.1.1: no refresh hints inside a map.
+    let domain = |bundle: &Bundle| (bundle.trust_domain.to_string(), jwks::Document::of(bundle, false));
+    let map = BundleMap { trust_domains: bundles.into_iter().map(domain).collect() };
+    serde_json::to_vec(&map).expect("strings and numbers serialise")
 }
+
+impl BundleError {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::NoKeys => "no_keys",
+            Self::TooManyKeys => "too_many_keys",
+            Self::Sequence => "sequence",
+            Self::SecretKey(_) => "secret_key",
+            Self::DuplicateKid(_) => "duplicate_kid",
+            Self::OtherTrustDomain { .. } => "other_trust_domain",
+            Self::Unusable(_) => "unusable",
+            Self::Older { .. } => "older",
+            Self::SameSequence(_) => "same_sequence",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
