@@ -1,1 +1,3 @@
-//! Placeholder until this module's branch lands.
+//! The operator's command line.
+
+pub mod demo;
