@@ -6,7 +6,6 @@
 //!
 //! A private key never leaves this machine; whatever is served is kept when the control plane goes away, until it expires.
 
-pub mod bootstrap;
 pub mod config;
 pub mod keep;
 pub mod selector;

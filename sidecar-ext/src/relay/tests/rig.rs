@@ -1,7 +1,6 @@
 //! The relay on a Unix socket, stock clients on it, and a control plane that the test plays by hand.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
