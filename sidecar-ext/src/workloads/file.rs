@@ -144,8 +144,10 @@ fn watch_folder(path: &Path, bells: Arc<Bells>) -> notify::Result<RecommendedWat
         },
         Err(_) => bells.settle.notify_one(),
     })?;
-    let folder =
-        path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(PathBuf::from("."), Path::to_owned);
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .map_or_else(|| PathBuf::from("."), Path::to_owned);
     watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }
