@@ -21,11 +21,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use symbolon_proto::ids::SpiffeId;
 use symbolon_proto::node::{ClusterLoad, LoadBatch, LocalityLoad};
+use tokio::time::Instant;
 
 /// Batches that wait per proxy before they are merged.
 pub(super) const QUEUE: usize = 8;
 /// Arms (cluster, priority, region) in one batch; what comes beyond is lost and marked as a gap.
 pub(super) const MAX_ARMS: usize = 20_000;
+/// What reports may be delayed on their way here without being taken for a gap.
+const SLACK: Duration = Duration::from_millis(250);
 /// Proxies of one node.
 pub(super) const MAX_PROXIES: usize = 1024;
 
@@ -59,8 +62,8 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) enum Event {
     /// An Envoy reported.
-    Reported { proxy: SpiffeId, report: Report },
-    /// An Envoy's stream ended: what it had counted since its last report is lost.
+    Reported { proxy: SpiffeId, report: Report, at: Instant },
+    /// An Envoy's stream ended. Envoy 1.40 tells on its next stream what it counted meanwhile; one that restarted cannot.
     Broke { proxy: SpiffeId },
     /// A stream to the control plane is open.
     Opened,
@@ -99,6 +102,9 @@ struct Proxy {
     queue: VecDeque<Waiting>,
     /// The next report follows a loss.
     gap: bool,
+    /// When the last report came, and whether its stream has broken since.
+    last: Option<Instant>,
+    broke: bool,
 }
 
 #[derive(Debug)]
@@ -118,10 +124,10 @@ impl Ledger {
     pub(super) fn step(&mut self, event: Event) -> Outcome {
         let mut outcome = Outcome::default();
         match event {
-            Event::Reported { proxy, report } => self.reported(proxy, report, &mut outcome),
+            Event::Reported { proxy, report, at } => self.reported(proxy, report, at, &mut outcome),
             Event::Broke { proxy } => {
                 if let Some(proxy) = self.proxies.get_mut(&proxy) {
-                    proxy.gap = true;
+                    proxy.broke = true;
                 }
             }
             Event::Opened => {
@@ -159,13 +165,13 @@ impl Ledger {
         (self.proxies.values().map(waiting).sum(), self.proxies.values().any(|proxy| proxy.in_flight.is_some()))
     }
 
-    fn reported(&mut self, id: SpiffeId, mut report: Report, outcome: &mut Outcome) {
+    fn reported(&mut self, id: SpiffeId, mut report: Report, at: Instant, outcome: &mut Outcome) {
         if self.proxies.len() >= MAX_PROXIES && !self.proxies.contains_key(&id) {
             outcome.lost += report.arms.len() as u64;
             return;
         }
         let proxy = self.proxies.entry(id.clone()).or_default();
-        let gap = std::mem::take(&mut proxy.gap);
+        let gap = proxy.follows_a_loss(report.interval, at);
         let mut lost = shorten(&mut report);
         let full = proxy.queue.len() >= QUEUE;
         match proxy.queue.back_mut() {
@@ -186,6 +192,14 @@ impl Ledger {
 // === impl Proxy ===
 
 impl Proxy {
+    /// Whether something before this report is lost: known already, or its interval does not reach back across a broken stream.
+    fn follows_a_loss(&mut self, interval: Duration, at: Instant) -> bool {
+        let broke = std::mem::take(&mut self.broke);
+        let last = self.last.replace(at);
+        let uncovered = last.map_or(Duration::ZERO, |last| at.saturating_duration_since(last).saturating_sub(interval));
+        std::mem::take(&mut self.gap) | (broke && uncovered > SLACK)
+    }
+
     /// Puts the next batch in flight.
     fn launch(&mut self, id: &SpiffeId, boot: &Bytes) -> Option<LoadBatch> {
         let Waiting { report, gap } = self.queue.pop_front()?;

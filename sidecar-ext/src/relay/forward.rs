@@ -20,7 +20,7 @@ use symbolon_proto::node::{LoadAck, LoadBatch};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::Relay;
@@ -44,7 +44,7 @@ pub(super) struct Forward {
     waiting: Option<Instant>,
 }
 
-type Opened = Result<Response<Streaming<LoadAck>>, Status>;
+type Opened = Result<Box<Streaming<LoadAck>>, Status>;
 
 enum Link {
     Down { retry: Pin<Box<Sleep>>, connected: watch::Receiver<bool> },
@@ -103,7 +103,10 @@ impl Forward {
                 // One batch per proxy at most is in flight, so this never fills.
                 let (up, upward) = mpsc::channel(2 * MAX_PROXIES);
                 let mut client = NodeClient::new(self.relay.upstream.channel());
-                let call = Box::pin(async move { client.report_load(ReceiverStream::new(upward)).await });
+                let call = Box::pin(async move {
+                    let acks = client.report_load(ReceiverStream::new(upward)).await?;
+                    Ok(Box::new(acks.into_inner()))
+                });
                 self.link = Link::Opening { up, call };
                 // Batches go at once: the server's headers may wait for the first.
                 self.step(Event::Opened);
@@ -113,7 +116,7 @@ impl Forward {
                 let link = std::mem::replace(&mut self.link, down);
                 if let Link::Opening { up, .. } = link {
                     debug!("load reports flow");
-                    self.link = Link::Open { up, acks: Box::new(acks.into_inner()) };
+                    self.link = Link::Open { up, acks };
                 }
             }
             Happened::Opened(Err(status)) | Happened::Lost(status) => self.lost(&status),

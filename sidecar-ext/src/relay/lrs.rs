@@ -1,5 +1,5 @@
 //! LRS, terminated: Envoy's stream stays open while the control plane is away, since Envoy waits five seconds after a lost stream
-//! and drops what it counted meanwhile (spec/xds.md, "Load reports as the signal").
+//! before it reports again (spec/xds.md, "Load reports as the signal"), and the judge would be blind for as long.
 //!
 //! ```text
 //!  Envoy: who it is ──► we: all clusters, every n ms ──► Envoy: a report every n ms, for ever
@@ -120,7 +120,6 @@ impl Shared {
         debug!(%proxy, "load reports begin");
         let end = self.reports(&proxy, opening, from, to).await;
         info!(%proxy, ?end, "load reports end");
-        // From here until the next stream's first report, what this Envoy counts is lost.
         let _ = self.events.send(Event::Broke { proxy }).await;
         self.relay.metrics.reports.inc(&[("result", "stream_ended")]);
         end
@@ -155,11 +154,12 @@ impl Shared {
                     self.relay.metrics.reports.inc(&[("result", "malformed")]);
                     return Refusal::Malformed.into();
                 };
-                since = Instant::now();
+                let at = Instant::now();
+                since = at;
                 // The opening only says who speaks. Any later report counts, even one of nothing: it says that nothing was sent.
                 if !std::mem::take(&mut is_opening) || report.says_something() {
                     self.relay.metrics.reports.inc(&[("result", "received")]);
-                    if self.events.send(Event::Reported { proxy: proxy.clone(), report }).await.is_err() {
+                    if self.events.send(Event::Reported { proxy: proxy.clone(), report, at }).await.is_err() {
                         return unavailable("the sidecar is stopping");
                     }
                 }

@@ -5,6 +5,8 @@
 //! the system does not tell (network file systems, a replaced folder).
 
 use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,7 @@ struct Bells {
 
 /// The task that keeps `lists` at what the file says.
 pub(super) struct FileWatch {
+    path: PathBuf,
     load: Load,
     bells: Arc<Bells>,
     /// Holds the system's watch open; `None`: polling only.
@@ -54,6 +57,15 @@ pub(super) struct FileWatch {
     /// The last error that was logged: a bad file is said once, not at each poll.
     complaint: Option<String>,
     reads: Counter,
+    stamp: Stamp,
+}
+
+/// Tells one state of the file from another without reading it; `None`: it is not there.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
 impl FileWatch {
@@ -63,7 +75,7 @@ impl FileWatch {
         let watcher = watch_folder(path, Arc::clone(&bells))
             .inspect_err(|error| warn!(file = %path.display(), %error, "cannot watch the folder; polling the file"))
             .ok();
-        Self { load, bells, _watcher: watcher, lists, complaint: None, reads }
+        Self { path: path.to_owned(), load, bells, _watcher: watcher, lists, complaint: None, reads, stamp: None }
     }
 
     pub(super) async fn run(mut self, drain: Drain) {
@@ -75,7 +87,11 @@ impl FileWatch {
                     // The close or the rename may follow: no need to wait longer then.
                     let _ = timeout(SETTLE, self.bells.now.notified()).await;
                 }
-                () = sleep(POLL) => {}
+                () = sleep(POLL) => {
+                    if self.stamp == stamp(&self.path) {
+                        continue;
+                    }
+                }
             }
             self.read().await;
         }
@@ -86,6 +102,7 @@ impl FileWatch {
             if !wait.is_zero() {
                 sleep(wait).await;
             }
+            self.stamp = stamp(&self.path); // before reading: what is written meanwhile differs from it
             let load = Arc::clone(&self.load);
             let Ok(loaded) = tokio::task::spawn_blocking(move || load()).await else { return };
             match loaded {
@@ -127,8 +144,10 @@ fn watch_folder(path: &Path, bells: Arc<Bells>) -> notify::Result<RecommendedWat
         },
         Err(_) => bells.settle.notify_one(),
     })?;
-    let folder =
-        path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(PathBuf::from("."), Path::to_owned);
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .map_or_else(|| PathBuf::from("."), Path::to_owned);
     watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }

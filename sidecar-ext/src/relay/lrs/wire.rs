@@ -8,6 +8,7 @@ use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
 use prost::Message;
 
 use super::super::accumulate::{Arm, Counts, Report};
+use crate::bootstrap::{AGENT_CLUSTER, XDS_CLUSTER};
 
 /// An interval longer than this is a mistake.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -82,6 +83,9 @@ pub(super) fn report(message: &Bytes, elapsed: Duration) -> Option<Report> {
     for cluster in stats.clusters {
         let interval = cluster.interval.map(duration).unwrap_or_default();
         report.interval = report.interval.max(interval.min(LONGEST));
+        if matches!(cluster.name.as_str(), AGENT_CLUSTER | XDS_CLUSTER) {
+            continue; // Envoy's own streams to this sidecar, which it counts like any traffic
+        }
         if cluster.dropped > 0 {
             let dropped = report.dropped.entry(cluster.name.clone()).or_default();
             *dropped = dropped.saturating_add(cluster.dropped);

@@ -94,10 +94,10 @@ fn what_is_no_request_is_refused() {
         (vec![], FirstError::NoNode),
         (nameless, FirstError::NoNode),
         (vec![0xff; 40], FirstError::Malformed),
-        (vec![0x08, 0x01], FirstError::Malformed), // the node as a number
+        (vec![0x08, 0x01], FirstError::Malformed),       // the node as a number
         (vec![0x0a, 0x7f, 0x00], FirstError::Malformed), // a node longer than the message
         (vec![0x0a, 0x03, 0x0a, 0x01, 0xff], FirstError::Malformed), // an ID that is no UTF-8
-        (vec![0x12, 0x7f], FirstError::Malformed), // another field longer than the message
+        (vec![0x12, 0x7f], FirstError::Malformed),       // another field longer than the message
     ] {
         assert_eq!(first(message.clone().into(), Variant::Delta).unwrap_err(), why, "{message:?}");
     }

@@ -143,7 +143,12 @@ async fn bad_a_client_that_is_not_who_it_says_gets_no_stream() {
     let mut rig = Rig::new().await;
     let nameless = DeltaDiscoveryRequest { type_url: CDS.into(), ..Default::default() };
     for (request, code, reason, says) in [
-        (subscribe("spiffe://a.example/other"), Code::PermissionDenied, "not_yours", "no entry for it matches uid 1000"),
+        (
+            subscribe("spiffe://a.example/other"),
+            Code::PermissionDenied,
+            "not_yours",
+            "no entry for it matches uid 1000",
+        ),
         (subscribe("spiffe://a.example"), Code::InvalidArgument, "bad_id", "the path is empty"),
         (subscribe("payments"), Code::InvalidArgument, "bad_id", "does not begin with spiffe://"),
         (subscribe(""), Code::InvalidArgument, "no_node", "node.id"),

@@ -1,13 +1,12 @@
 //! The relay on a Unix socket, stock clients on it, and a control plane that the test plays by hand.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
 use hyper_util::rt::TokioIo;
 use symbolon_proto::ads_raw::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -245,10 +244,7 @@ impl NodeApi for PlaneNode {
         Err(Status::unimplemented(""))
     }
 
-    async fn report_load(
-        &self,
-        request: Request<Streaming<LoadBatch>>,
-    ) -> Result<Response<Answers<LoadAck>>, Status> {
+    async fn report_load(&self, request: Request<Streaming<LoadBatch>>) -> Result<Response<Answers<LoadAck>>, Status> {
         let (to, acks) = mpsc::channel(4);
         let _ = self.0.send(LoadStream { from: request.into_inner(), to }).await;
         Ok(Response::new(ReceiverStream::new(acks)))

@@ -1,4 +1,3 @@
-use std::fs;
 use std::path::Path;
 
 use symbolon_kit::config::ConfigError;
@@ -145,4 +144,17 @@ fn reading_rings_no_bell() {
     ] {
         assert_eq!(event(kind, path), want, "{kind:?} {path}");
     }
+}
+
+/// The folder of the link sees nothing of a change behind it: only the poll does. Time is paused, and runs on when all wait.
+#[tokio::test(start_paused = true)]
+async fn what_the_system_does_not_tell_is_polled() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("real.yaml");
+    fs::write(&target, "one").unwrap();
+    let mut rig = rig(|folder| std::os::unix::fs::symlink(&target, folder.join("sidecar.yaml")).unwrap()).await;
+    fs::write(&target, "one two").unwrap();
+    rig.until("one two").await;
+    fs::write(&target, "three").unwrap();
+    rig.until("three").await;
 }

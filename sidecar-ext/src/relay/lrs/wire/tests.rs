@@ -54,6 +54,18 @@ fn a_report_of_nothing_covers_the_time_since_the_last() {
 }
 
 #[test]
+fn envoys_own_streams_are_no_load() {
+    let own = |name: &str| endpoint::ClusterStats {
+        cluster_name: name.into(),
+        upstream_locality_stats: vec![locality(0, "", 1)],
+        load_report_interval: Some(ProtoDuration { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    let report = report(&request(vec![own("symbolon_xds"), own("symbolon_agent")]), LAST).unwrap();
+    assert_eq!((report.interval, report.says_something()), (Duration::from_secs(1), false), "but time has passed");
+}
+
+#[test]
 fn bounds_what_a_client_claims() {
     let with = |seconds, nanos| endpoint::ClusterStats {
         cluster_name: "c".into(),
