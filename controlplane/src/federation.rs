@@ -325,4 +325,6 @@ fn random<const BYTES: usize>() -> [u8; BYTES] {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ mod wire;
 
 pub use builder::{Builder, Config};
 pub use consistency::Inconsistency;
-pub use resource::{Resource, Resources, Snapshot, SnapshotSet};
+pub use resource::{ByName, Resource, Resources, Snapshot, SnapshotSet};
 pub use routes::{MARKER, UPSTREAM_ID};
 
 #[cfg(test)]

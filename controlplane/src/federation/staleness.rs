@@ -88,7 +88,7 @@ mod tests {
         let timing = Timing::default();
         let heard = Heard { established: true, last: Some(Duration::from_secs(100)), since: Duration::ZERO };
         let at = |ms| heard.state(&timing, Duration::from_secs(100) + Duration::from_millis(ms));
-        let due = |secs| Some(Duration::from_secs(100 + secs));
+        let due = |secs: u64| Some(Duration::from_secs(100 + secs));
         assert_eq!(at(0), (PeerState::Live, due(3)));
         assert_eq!(at(2_999), (PeerState::Live, due(3)));
         assert_eq!(at(3_000), (PeerState::Suspect, due(30)));

@@ -94,9 +94,9 @@ impl Bundles {
         if before.as_ref().is_some_and(|bundle| bundle.x509 == authorities) {
             return Ok(());
         }
-        // A store that was lost must not make the sequence fall behind what peers saw: the clock keeps it rising.
+        // A store that was lost or restored must not make the sequence fall behind what peers saw: the clock keeps it rising.
         let floor = u64::try_from(symbolon_kit::clock::unix_secs(self.clock.now())).unwrap_or(1);
-        let sequence = before.map_or(floor, |bundle| bundle.sequence + 1);
+        let sequence = before.map_or(0, |bundle| bundle.sequence.saturating_add(1)).max(floor);
         let bundle = Bundle::new(self.own.clone(), sequence, self.refresh_hint, authorities);
         self.keep(bundle).await
     }

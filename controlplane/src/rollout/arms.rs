@@ -20,9 +20,8 @@ pub fn reading(
     peer: &PeerName,
     peers: &[PeerName],
     received_ms: u64,
-    begun_ms: Option<u64>,
 ) -> Reading {
-    let mut reading = Reading { received_ms, begun_ms, ..Reading::default() };
+    let mut reading = Reading { received_ms, ..Reading::default() };
     for load in sample.clusters.iter().filter(|load| load.cluster.service == *service) {
         if load.cluster.peer.as_ref() == Some(peer) {
             reading.dropped = reading.dropped.saturating_add(load.dropped);
@@ -73,7 +72,10 @@ mod tests {
     use super::*;
     use crate::model::ProxyKey;
 
-    fn sample(clusters: &[(&str, &[(u32, u64, u64)])]) -> LoadSample {
+    /// Priority, successes, errors.
+    type Counts = (u32, u64, u64);
+
+    fn sample(clusters: &[(&str, &[Counts])]) -> LoadSample {
         let clusters = clusters.iter().map(|(name, priorities)| ClusterLoad {
             cluster: name.parse().unwrap(),
             by_priority: priorities
@@ -112,9 +114,9 @@ mod tests {
             ("other.shop", &[(0, 1_000, 1_000)]),
             ("pay.shop.unknown", &[(0, 1_000, 0)]),
         ]);
-        let reading = reading(&load, &service, &b, std::slice::from_ref(&b), 7, Some(6));
+        let reading = reading(&load, &service, &b, std::slice::from_ref(&b), 7);
         assert_eq!(reading.pair, pair((48, 3), (110, 13)));
-        assert_eq!((reading.total, reading.received_ms, reading.begun_ms), (158, 7, Some(6)));
+        assert_eq!((reading.total, reading.received_ms, reading.begun_ms), (158, 7, None));
     }
 
     #[test]
@@ -126,7 +128,7 @@ mod tests {
             ("pay.shop.b", &[(0, 40, 2), (1, 7, 0), (2, 3, 3)]),
             ("pay.shop.c", &[(0, 30, 0)]),
         ]);
-        let of = |peer| reading(&load, &service, peer, &peers, 0, None);
+        let of = |peer| reading(&load, &service, peer, &peers, 0);
         assert_eq!(of(&peers[0]).pair, pair((42, 2), (107, 0)));
         assert_eq!(of(&peers[1]).pair, pair((30, 0), (107, 0)));
         assert_eq!(of(&peers[0]).total, 203);

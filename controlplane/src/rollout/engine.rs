@@ -162,15 +162,21 @@ impl Engine {
         }
     }
 
-    /// The stored weights, for the services that the mesh federates.
+    /// The stored weights. Of a service that the mesh does not federate yet the order of the arms is not known: by name then, which
+    /// is right for a single peer; a wrong one is dropped by the state, and told again once the mesh has it.
     fn restored(&mut self) -> Vec<Change> {
         let view = self.parts.view.borrow().clone();
+        let mut arms: BTreeMap<ServiceName, Vec<PeerName>> = BTreeMap::new();
+        for (service, peer) in self.rollouts.keys() {
+            arms.entry(service.clone()).or_default().push(peer.clone());
+        }
+        arms.extend(view.federated.clone());
         let mut changes = Vec::new();
-        for (service, peers) in &view.federated {
-            let split = self.split(service, peers);
+        for (service, peers) in arms {
+            let split = self.split(&service, &peers);
             if split.remote().iter().any(|(_, weight)| weight.value() > 0) {
                 self.sent.insert(service.clone(), split.clone());
-                changes.push(Change::Split { service: service.clone(), split });
+                changes.push(Change::Split { service, split });
             }
         }
         changes

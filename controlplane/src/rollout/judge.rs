@@ -11,7 +11,7 @@
 //! Three choices the specification leaves open:
 //!
 //! - **What an interval is.** Reports of many proxies come one by one. The absolute family takes each as it is. The relative one
-//!   needs both arms: counts are pooled until both have completed something, for [`PAIRING`] at most; what found no partner by
+//!   needs both arms: counts are pooled until both have completed something, for five seconds at most; what found no partner by
 //!   then counts 1. When a pool closes depends on the counts alone and never on the errors, so every peek stays valid.
 //! - **The interval that contains a step** reports the old share. The products take it all the same: each factor is conditional on
 //!   the counts as they were, so no share is assumed, and leaving it out would blind the judge for one report at the very moment
@@ -72,6 +72,8 @@ pub struct Reading {
     /// The earliest that its interval can have begun; `None` if that is not known: the first sample of a proxy, one of a backlog, or
     /// one after a gap.
     pub begun_ms: Option<u64>,
+    /// Since when this proxy has the weights; `None` if it is not known to have them, e.g. while it is not connected.
+    pub in_force_ms: Option<u64>,
 }
 
 /// What is in force while a sample is judged.
@@ -226,7 +228,7 @@ impl Judge {
     fn count(&mut self, policy: &Policy, reading: &Reading, setting: &Setting) {
         let covered = self.covered_ms;
         self.covered_ms = covered.max(reading.received_ms);
-        let (Some(begun), Some(acked)) = (reading.begun_ms, setting.acked_ms) else { return };
+        let (Some(begun), Some(acked)) = (reading.begun_ms, in_force(reading, setting)) else { return };
         if !setting.counting || reading.total == 0 {
             return;
         }
@@ -254,7 +256,7 @@ impl Judge {
     }
 
     fn silent(&mut self, reading: &Reading, setting: &Setting) -> Option<Alarm> {
-        let clean = reading.begun_ms.zip(setting.acked_ms).is_some_and(|(begun, acked)| begun >= acked);
+        let clean = reading.begun_ms.zip(in_force(reading, setting)).is_some_and(|(begun, acked)| begun >= acked);
         if !setting.in_use || setting.weight == Weight::ZERO {
             self.silence = Silence::default();
             return None;
@@ -334,6 +336,11 @@ impl Judge {
         let share = self.clean.canary.completions.saturating_mul(10_000).checked_div(self.clean_total).unwrap_or(0);
         u32::try_from(share).unwrap_or(10_000).min(10_000)
     }
+}
+
+/// Since when the weights are in force, both everywhere and where this sample comes from.
+fn in_force(reading: &Reading, setting: &Setting) -> Option<u64> {
+    Some(setting.acked_ms?.max(reading.in_force_ms?))
 }
 
 /// Logarithm of what both families must reach.

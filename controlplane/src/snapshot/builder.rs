@@ -5,7 +5,8 @@
 //!  arms of a service, by Arc  ──► Shape (EDS, accepted identities), once per change of one of its arms
 //!  identity × Shape           ──► CDS, shared by every proxy of that identity
 //!  listener, route            ──► by its inputs, shared by every proxy with the same
-//!  proxy whose inputs moved   ──► Draft ──check──► Snapshot        all others: the same resources, a new generation
+//!  proxy with other needs, peers or weights ──► Draft ──check──► Snapshot
+//!  proxy with other endpoints               ──► its last Snapshot, patched       all others: the same resources, a new generation
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use symbolon_proto::ids::TrustDomain;
 use super::consistency::{Draft, Inconsistency, Splits};
 use super::need::{self, Need};
 use super::pool::Pool;
-use super::resource::{Resources, Snapshot, SnapshotSet};
+use super::resource::{ByName, Resources, Snapshot, SnapshotSet};
 use super::routes::Target;
 use crate::model::{MeshView, NodeName, PeerName, ProxyKey, ResourceType, ServiceName, ServiceRef, Split, Workload};
 
@@ -34,11 +35,27 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Builder {
     pool: Pool,
-    nodes: BTreeMap<NodeName, (Arc<[Workload]>, Vec<Arc<Need>>)>,
+    nodes: BTreeMap<NodeName, Node>,
     federated: BTreeMap<ServiceName, Vec<PeerName>>,
     splits: BTreeMap<ServiceName, (Split, u64)>,
     proxies: BTreeMap<ProxyKey, Proxy>,
     held: BTreeMap<ProxyKey, Inconsistency>,
+}
+
+/// The services of which something is different from the last view.
+#[derive(Debug)]
+struct News {
+    /// Their endpoints or identities.
+    arms: BTreeSet<ServiceName>,
+    /// Their peers or weights.
+    splits: BTreeSet<ServiceName>,
+}
+
+/// A node's workloads, and what their proxies need.
+#[derive(Debug)]
+struct Node {
+    workloads: Arc<[Workload]>,
+    needs: Vec<Arc<Need>>,
 }
 
 #[derive(Debug)]
@@ -78,15 +95,14 @@ impl Builder {
     /// What every proxy is to have according to `view`. A proxy whose snapshot would be inconsistent keeps its last one, with the
     /// generation of that, and is listed by [`Builder::held`].
     pub fn build(&mut self, view: &MeshView) -> SnapshotSet {
-        let mut touched = self.pool.refresh(view);
-        touched.extend(self.resplit(view));
+        let news = News { arms: self.pool.refresh(view), splits: self.resplit(view) };
         let mut before = std::mem::take(&mut self.proxies);
         self.read_nodes(view);
-        let needs: Vec<Arc<Need>> = self.nodes.values().flat_map(|(_, needs)| needs.iter().cloned()).collect();
+        let needs: Vec<Arc<Need>> = self.nodes.values().flat_map(|node| node.needs.iter().cloned()).collect();
         for need in needs {
             let key = need.key.clone();
             let known = before.remove(&key);
-            let proxy = self.proxy(view, need, known, &touched);
+            let proxy = self.proxy(view, need, known, &news);
             self.proxies.insert(key, proxy);
         }
         self.held.retain(|key, _| self.proxies.contains_key(key));
@@ -100,18 +116,18 @@ impl Builder {
         &self.held
     }
 
-    fn proxy(
-        &mut self,
-        view: &MeshView,
-        need: Arc<Need>,
-        known: Option<Proxy>,
-        touched: &BTreeSet<ServiceName>,
-    ) -> Proxy {
+    fn proxy(&mut self, view: &MeshView, need: Arc<Need>, known: Option<Proxy>, news: &News) -> Proxy {
         let callers: Vec<_> = need.inbound.iter().map(|one| need::callers(view, one.service.as_ref())).collect();
         let same = known.as_ref().is_some_and(|known| Arc::ptr_eq(&known.need, &need) && known.callers == callers);
         let (published, splits) = known.map(|known| (known.published, known.splits)).unwrap_or_default();
-        if same && need.services.is_disjoint(touched) {
-            let published = if self.held.contains_key(&need.key) { published } else { restamp(published, view) };
+        let held = self.held.contains_key(&need.key);
+        let names_stay = same && need.services.is_disjoint(&news.splits);
+        if names_stay && held && need.services.is_disjoint(&news.arms) {
+            return Proxy { need, callers, published, splits };
+        }
+        if let Some(last) = published.as_ref().filter(|_| names_stay && !held) {
+            let resources = self.patched(view, &need, &last.resources, &news.arms);
+            let published = Some(Arc::new(Snapshot { generation: view.generation, resources }));
             return Proxy { need, callers, published, splits };
         }
         let draft = self.draft(view, &need, &callers);
@@ -129,6 +145,34 @@ impl Builder {
                 Proxy { need, callers, published, splits }
             }
         }
+    }
+
+    /// `last` with the arms of the `touched` services as they are now; `last` itself if none of them is this proxy's. Every name
+    /// stays, so what was consistent still is. Stamped with the new generation either way: there may be nothing to send, and then
+    /// it is acknowledged at once, but without it such a change would never count as acknowledged.
+    fn patched(
+        &mut self,
+        view: &MeshView,
+        need: &Need,
+        last: &Arc<Resources>,
+        touched: &BTreeSet<ServiceName>,
+    ) -> Arc<Resources> {
+        let mut resources = last.clone();
+        if need.services.is_disjoint(touched) {
+            return resources;
+        }
+        let upstreams = need.outbound.values().flatten().filter(|of| touched.contains(&of.service));
+        for arm in upstreams.flat_map(|of| need::arms(view, of)) {
+            let (cluster, assignment) = self.pool.arm(view, &need.key.identity, &arm);
+            for (kind, resource) in [(ResourceType::Cluster, cluster), (ResourceType::Endpoint, assignment)] {
+                let before = resources.get(&kind).and_then(|all| all.get(&resource.name));
+                if before.is_none_or(|before| !Arc::ptr_eq(before, &resource)) {
+                    let all = Arc::make_mut(&mut resources).entry(kind).or_default();
+                    all.insert(resource.name.clone(), resource);
+                }
+            }
+        }
+        resources
     }
 
     fn draft(&mut self, view: &MeshView, need: &Need, callers: &[BTreeSet<TrustDomain>]) -> Draft {
@@ -172,7 +216,8 @@ impl Builder {
     }
 
     fn split(&mut self, arms: &[ServiceRef], split: &Split) -> Target {
-        let weight = |arm: &ServiceRef| arm.peer.as_ref().map_or(split.local(), |peer| split.of(peer)).value().into();
+        let weight =
+            |arm: &ServiceRef| arm.peer.as_ref().map_or_else(|| split.local(), |peer| split.of(peer)).value().into();
         Target::Split(arms.iter().map(|arm| (self.pool.name(arm), weight(arm))).collect())
     }
 
@@ -193,27 +238,17 @@ impl Builder {
     fn read_nodes(&mut self, view: &MeshView) {
         self.nodes.retain(|node, _| view.workloads.contains_key(node));
         for (node, workloads) in &view.workloads {
-            if !self.nodes.get(node).is_some_and(|(known, _)| Arc::ptr_eq(known, workloads)) {
-                self.nodes.insert(node.clone(), (workloads.clone(), need::needs_of(node, workloads)));
+            if !self.nodes.get(node).is_some_and(|known| Arc::ptr_eq(&known.workloads, workloads)) {
+                let needs = need::needs_of(node, workloads);
+                self.nodes.insert(node.clone(), Node { workloads: workloads.clone(), needs });
             }
         }
     }
 }
 
-/// The same resources, at the generation of `view`: acknowledged again at once, since there is nothing to send. Without it a change
-/// that leaves a proxy's resources as they were would never count as acknowledged.
-fn restamp(snapshot: Option<Arc<Snapshot>>, view: &MeshView) -> Option<Arc<Snapshot>> {
-    let snapshot = snapshot?;
-    if snapshot.generation == view.generation {
-        return Some(snapshot);
-    }
-    Some(Arc::new(Snapshot { generation: view.generation, resources: snapshot.resources.clone() }))
-}
-
 fn same_resources(one: &Resources, two: &Resources) -> bool {
-    let same = |(a, b): (&BTreeMap<Arc<str>, Arc<_>>, &BTreeMap<Arc<str>, Arc<_>>)| {
-        a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b))
-    };
+    let same =
+        |(a, b): (&ByName, &ByName)| a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b));
     one.keys().eq(two.keys()) && one.values().zip(two.values()).all(same)
 }
 

@@ -38,6 +38,9 @@ const MAX_RETRIES: u32 = 1_000;
 
 /// The cluster of one arm as `identity` sees it. The first of `accepts` is the arm's own, at priority 0; the others are those
 /// that it falls back to. Each endpoint is verified against exactly its own arm's identities.
+///
+/// So a change of identities is a change of the cluster: no request is lost by it, but the counts of the running load report
+/// are (135 of 2,000 at a report per second, Envoy 1.40), for both arms alike.
 pub(super) fn arm(config: &Config, identity: &SpiffeId, accepts: &[Accept]) -> cds::Cluster {
     let name = accepts.first().map(|own| own.arm.to_string()).unwrap_or_default();
     let socket = |accept: &Accept| tls::upstream(identity, accept, &config.trust_domain);

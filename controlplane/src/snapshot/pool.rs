@@ -22,10 +22,13 @@ pub(super) struct Pool {
     config: Config,
     shapes: BTreeMap<ServiceRef, Shape>,
     clusters: HashMap<SpiffeId, HashMap<ServiceRef, Seen>>,
-    /// Outbound routes by where they go, per outbound address.
-    routes: HashMap<SocketAddr, HashMap<Vec<(ServiceRef, Target)>, Arc<Resource>>>,
+    /// Outbound routes, per outbound address.
+    routes: HashMap<SocketAddr, ByTargets>,
     others: HashMap<Key, Arc<Resource>>,
 }
+
+/// Routes by where they go.
+type ByTargets = HashMap<Vec<(ServiceRef, Target)>, Arc<Resource>>;
 
 /// What the clusters of one arm have in common, whoever calls it.
 #[derive(Debug)]

@@ -28,8 +28,11 @@ pub struct Resource {
     pub needs: Arc<[(ResourceType, Arc<str>)]>,
 }
 
-/// Resources by type and name.
-pub type Resources = BTreeMap<ResourceType, BTreeMap<Arc<str>, Arc<Resource>>>;
+/// Resources of one type.
+pub type ByName = BTreeMap<Arc<str>, Arc<Resource>>;
+
+/// Resources of every type.
+pub type Resources = BTreeMap<ResourceType, ByName>;
 
 /// What one proxy is to have.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,8 +78,8 @@ impl std::fmt::Debug for Resource {
 
 impl Snapshot {
     /// The resources of one type; empty if there are none.
-    pub fn of(&self, kind: ResourceType) -> &BTreeMap<Arc<str>, Arc<Resource>> {
-        static NONE: BTreeMap<Arc<str>, Arc<Resource>> = BTreeMap::new();
+    pub fn of(&self, kind: ResourceType) -> &ByName {
+        static NONE: ByName = BTreeMap::new();
         self.resources.get(&kind).unwrap_or(&NONE)
     }
 }

@@ -25,7 +25,7 @@ use super::tls;
 use super::wire::{duration, exact, overwrite, regex, uint};
 use crate::model::ServiceRef;
 
-/// On a reply that the Envoy beside a workload made itself because the workload did not: [`UNDELIVERED`] or [`INTERRUPTED`].
+/// On a reply that the Envoy beside a workload made itself because the workload did not: `undelivered` or `interrupted`.
 /// Never reaches an application, and is never taken from one.
 pub const MARKER: &str = "x-symbolon-unserved";
 /// Marker: the request did not reach the workload, so every method may be tried elsewhere.
@@ -203,7 +203,8 @@ pub(super) fn inbound(name: &str, http: &str, grpc: &str, allowed: &BTreeSet<Tru
     };
     host.routes.insert(0, rds::Route { r#match: Some(calls), action: Some(to(grpc)), ..Default::default() });
     host.typed_per_filter_config = only(allowed);
-    // What the application sends must not look like this Envoy's own reply. Envoy adds the marker to those after this removal.
+    // What the application sends must not look like this Envoy's own reply. Envoy marks those after this
+    // removal, in HTTP and gRPC alike (1.40).
     host.response_headers_to_remove = vec![MARKER.into()];
     rds::RouteConfiguration { name: name.into(), virtual_hosts: vec![host], ..Default::default() }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Gauge;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,7 +14,6 @@ use crate::model::{AckTable, ProxyAck, ProxyKey};
 use crate::snapshot::SnapshotSet;
 
 use super::MAX_STREAMS_PER_PROXY;
-use super::refusal::Refusal;
 use super::status::{ProxyStatus, TYPES, TypeStatus};
 use super::wave::Wave;
 
@@ -42,6 +42,7 @@ struct Stream {
     since: Instant,
     wave: SharedWave,
     ack: ProxyAck,
+    end: Drain,
 }
 
 /// One stream's place in the registry; dropping it gives the place up.
@@ -69,30 +70,29 @@ impl Registry {
         self.acks.subscribe()
     }
 
-    /// Takes a place; the proxy counts as connected from here on.
-    ///
-    /// # Errors
-    /// [`Refusal::TooManyStreams`].
+    /// Takes a place; the proxy counts as connected from here on. Beyond [`MAX_STREAMS_PER_PROXY`] the proxy's oldest stream is told
+    /// to `end`: refusing the newest would lock out a proxy whose dead connections are not noticed yet.
     pub(super) fn enter(
         self: &Arc<Self>,
         key: ProxyKey,
         version: String,
         wave: Wave,
+        end: Drain,
         now: Instant,
-    ) -> Result<Seat, Refusal> {
+    ) -> Seat {
         let wave = Arc::new(Mutex::new(wave));
         let mut open = lock(&self.open);
         let id = open.last_id + 1;
         let streams = open.proxies.entry(key.clone()).or_default();
         if streams.len() >= MAX_STREAMS_PER_PROXY {
-            return Err(Refusal::TooManyStreams);
+            streams.remove(0).end.start();
         }
-        streams.push(Stream { id, version, since: now, wave: wave.clone(), ack: ProxyAck::default() });
+        streams.push(Stream { id, version, since: now, wave: wave.clone(), ack: ProxyAck::default(), end });
         open.last_id = id;
         open.count += 1;
         self.streams.set(&[], open.count);
         self.publish(&key, Some(ProxyAck::default()));
-        Ok(Seat { registry: self.clone(), key, id, wave })
+        Seat { registry: self.clone(), key, id, wave }
     }
 
     /// Everyone who is connected, and everyone who should be.

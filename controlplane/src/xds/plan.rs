@@ -85,15 +85,15 @@ impl Subscription {
         if let Some(claimed) = self.claimed.take() {
             let wanted = self.wanted(table).map(|resource| (&resource.name, &resource.version));
             if version_of_type(wanted) == claimed {
-                // The same content under the same names: it can only have got it from us or from a replica of us (13, 106).
-                self.client = self
-                    .wanted(table)
-                    .map(|resource| {
-                        let holds =
-                            Holds::Version { version: resource.version.clone(), resource: Some(resource.clone()) };
-                        (resource.name.clone(), holds)
-                    })
-                    .collect();
+                // The same content under the same names: it can only have got it from us or from a replica of us (13, 106), which
+                // said of the other names that there is nothing.
+                let absent = self.names.iter().filter(|name| !table.contains_key(*name));
+                let absent = absent.map(|name| (name.clone(), Holds::Nothing));
+                let known = self.wanted(table).map(|known| {
+                    let (name, version) = (known.name.clone(), known.version.clone());
+                    (name, Holds::Version { version, resource: Some(known.clone()) })
+                });
+                self.client = known.chain(absent).collect();
                 self.answer = false;
             }
         }

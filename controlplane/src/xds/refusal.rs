@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 
 use crate::model::NodeName;
 
-use super::{FIRST_MESSAGE, MAX_NAME_BYTES, MAX_NAMES, MAX_STREAMS_PER_PROXY};
+use super::{FIRST_MESSAGE, MAX_NAME_BYTES, MAX_NAMES};
 
 /// What is told to whoever was refused; every reason is safe to show. All but [`Refusal::UnknownType`] end the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +34,6 @@ pub(super) enum Refusal {
     TooManyNames,
     #[error("a resource name or version is longer than {MAX_NAME_BYTES} bytes")]
     NameTooLong,
-    #[error("more than {MAX_STREAMS_PER_PROXY} streams of one proxy")]
-    TooManyStreams,
     #[error("not a discovery request: {0}")]
     Malformed(String),
 }
@@ -55,7 +53,6 @@ impl Refusal {
             Self::UnknownType => "unknown_type",
             Self::TooManyNames => "too_many_names",
             Self::NameTooLong => "name_too_long",
-            Self::TooManyStreams => "too_many_streams",
             Self::Malformed(_) => "malformed",
         }
     }
@@ -65,7 +62,6 @@ impl Refusal {
             Self::Anonymous => Code::Unauthenticated,
             Self::NotANode(_) | Self::NotItsWorkload { .. } => Code::PermissionDenied,
             Self::Silent => Code::DeadlineExceeded,
-            Self::TooManyStreams => Code::ResourceExhausted,
             Self::NoNode
             | Self::NodeId(_)
             | Self::NodeChanged

@@ -100,10 +100,11 @@ impl<R: Wire> Stream<R> {
         drop(said);
         info!(node = %key.node, proxy = %key.identity, %version, variant = ?R::VARIANT, "proxy connected");
         let wave = Wave::new(R::VARIANT, rand::random(), Instant::now());
-        let seat = self.shared.registry.enter(key, version, wave, Instant::now());
-        let seat = seat.map_err(|refusal| self.refuse(&refusal))?;
+        self.drain = self.drain.child();
+        let seat = self.shared.registry.enter(key, version, wave, self.drain.clone(), Instant::now());
         self.phase = Phase::Open { seat };
-        self.snapshots.mark_changed();
+        // The snapshot first: only with it can be told what a reconnecting client has already.
+        self.snapshot()?;
         self.request(message)?;
         Ok(true)
     }

@@ -44,6 +44,9 @@ pub(super) enum Holds {
 pub(super) struct InFlight {
     nonce: String,
     pub sent: BTreeMap<Arc<str>, Holds>,
+    /// Names that were unsubscribed meanwhile. If they are wanted again when it is acknowledged, nobody can tell whether the client
+    /// took them from it: they are owed.
+    dropped: BTreeSet<Arc<str>>,
     generation: u64,
     /// With its ACK, everything of this generation is acknowledged.
     whole: bool,
@@ -162,8 +165,9 @@ impl Subscription {
             versions.chain(plan.removed.iter().map(|name| (name.clone(), Holds::Nothing))).collect();
         self.owed.retain(|name| !sent.contains_key(name));
         self.answer = false;
+        self.claimed = None;
         self.last_nonce = Some(nonce.clone());
-        self.in_flight = Some(InFlight { nonce, sent, generation, whole: plan.whole });
+        self.in_flight = Some(InFlight { nonce, sent, dropped: BTreeSet::new(), generation, whole: plan.whole });
     }
 
     /// `name` is to be sent again although unchanged: its parent was sent. Before the first request anything may be asked for;
@@ -176,7 +180,7 @@ impl Subscription {
 
     /// Ends what is in flight: an ACK, or a NACK if `error` is present.
     fn close(&mut self, error: Option<&str>) {
-        let Some(InFlight { sent, generation, whole, .. }) = self.in_flight.take() else { return };
+        let Some(InFlight { sent, dropped, generation, whole, .. }) = self.in_flight.take() else { return };
         let blamed = error.map(|text| self.blamed(&sent, text)).unwrap_or_default();
         if let Some(text) = error {
             self.rejection = Some(printable(text, ERROR_CHARS));
@@ -184,6 +188,9 @@ impl Subscription {
             self.acked = self.acked.max(Some(generation));
         }
         for (name, holds) in sent {
+            if dropped.contains(&name) {
+                self.owed.insert(name.clone());
+            }
             match holds {
                 Holds::Version { version, .. } if blamed.contains(&name) => {
                     self.rejected.insert(name, version);
@@ -279,7 +286,7 @@ impl Subscription {
         self.forget_unwanted();
     }
 
-    /// A client forgets what it unsubscribes; so do we, also for what is in flight.
+    /// A client forgets what it unsubscribes; so do we.
     fn forget_unwanted(&mut self) {
         if self.wildcard {
             return;
@@ -289,7 +296,7 @@ impl Subscription {
         self.rejected.retain(|name, _| names.contains(name));
         self.owed.retain(|name| names.contains(name));
         if let Some(in_flight) = &mut self.in_flight {
-            in_flight.sent.retain(|name, _| names.contains(name));
+            in_flight.dropped.extend(in_flight.sent.keys().filter(|name| !names.contains(*name)).cloned());
         }
     }
 }

@@ -104,11 +104,12 @@ impl Acts {
         self.board
             .act(&format!("{ROUNDS} additions and {ROUNDS} removals of an endpoint in B, as A's Envoy sees them"));
         let mut envoy = Admin::new(self.stage.plan.envoy_admin(&CHECKOUT));
-        let second = self.stage.plan.second_ledger();
+        let (first, second) = (self.stage.plan.inbound(&LEDGER), self.stage.plan.second_ledger());
         for _ in 0..ROUNDS {
             for present in [true, false] {
                 let changed = Instant::now();
-                self.stage.write_sidecar_file(&LEDGER, present.then_some(second))?;
+                let inbound = if present { &[first, second][..] } else { &[first] };
+                self.stage.write_sidecar_workloads(&LEDGER, inbound)?;
                 self.wait_for_host(&mut envoy, "ledger.shop.b", second, present).await?;
                 self.board.facts().propagation.push(changed.elapsed().as_secs_f64() * 1e3);
             }

@@ -215,17 +215,11 @@ impl Stage {
         let (dir, label) = (self.plan.node_dir(node), node.label());
         std::fs::create_dir_all(&dir)?;
         self.register(node, &dir).await.with_context(|| format!("register {label}"))?;
-        self.write_sidecar_file(node, None)?;
+        self.write_sidecar_workloads(node, &[self.plan.inbound(node)])?;
         if node.service.is_some() {
             self.start_app(node)?;
         }
-        self.processes.start(&Launch {
-            name: format!("sidecar {label}"),
-            exe: self.programs.sidecar.clone(),
-            args: ["run", "--config", "sidecar.yaml"].map(str::to_owned).into(),
-            dir: dir.clone(),
-            env: Vec::new(),
-        })?;
+        self.start_sidecar(node)?;
         self.write_bootstrap(node, &dir).await?;
         self.start_envoy(node)?;
         self.nodes.insert(label, node.clone());
@@ -244,6 +238,20 @@ impl Stage {
             admin.is_ready().await && admin.listeners().await.is_ok_and(|listeners| listeners.len() >= wanted)
         })
         .await
+    }
+
+    /// Starts the node's sidecar; its file must be there.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_sidecar(&mut self, node: &Node) -> anyhow::Result<()> {
+        self.processes.start(&Launch {
+            name: format!("sidecar {}", node.label()),
+            exe: self.programs.sidecar.clone(),
+            args: ["run", "--config", "sidecar.yaml"].map(str::to_owned).into(),
+            dir: self.plan.node_dir(node),
+            env: Vec::new(),
+        })
     }
 
     /// Starts the node's Envoy from the bootstrap that its sidecar printed.
@@ -277,12 +285,12 @@ impl Stage {
         })
     }
 
-    /// Writes the sidecar's file, whole; with `second`, with a second workload behind that inbound address.
+    /// Writes the sidecar's file, whole, with the node's workload behind each of these inbound addresses.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_sidecar_file(&self, node: &Node, second: Option<std::net::SocketAddr>) -> anyhow::Result<()> {
-        let file = serde_json::to_vec_pretty(&self.plan.sidecar_file(node, second))?;
+    pub fn write_sidecar_workloads(&self, node: &Node, inbound: &[std::net::SocketAddr]) -> anyhow::Result<()> {
+        let file = serde_json::to_vec_pretty(&self.plan.sidecar_file(node, inbound))?;
         Ok(write_atomically(&self.plan.node_dir(node).join("sidecar.yaml"), &file)?)
     }
 

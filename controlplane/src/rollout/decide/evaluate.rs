@@ -16,6 +16,7 @@ const LEAST_RISE: u16 = 100;
 pub(super) fn settle(policy: &Policy, state: &mut State, now: u64) {
     let Some(facts) = state.facts else { return };
     for _ in 0..MOST {
+        state.note_acknowledgement(&facts, now);
         if !transition(policy, state, &facts, now) {
             break;
         }

@@ -200,10 +200,14 @@ impl State {
             (0, since) => since.or(Some(now)),
             _ => None,
         };
+        self.facts = Some(facts);
+    }
+
+    /// Notes when the weight is in force everywhere.
+    pub(super) fn note_acknowledgement(&mut self, facts: &Facts, now: u64) {
         if self.acked_ms.is_none() && facts.in_force(self.weight) {
             self.acked_ms = Some(now);
         }
-        self.facts = Some(facts);
     }
 
     /// Enters `to` for `reason`, and remembers it.

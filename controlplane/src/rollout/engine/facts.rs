@@ -15,12 +15,14 @@ pub(super) struct FactsCache {
     /// Without the room that the other arms leave.
     facts: BTreeMap<Id, Facts>,
     callers: BTreeMap<ServiceName, BTreeSet<ProxyKey>>,
+    /// The callers that have a service's weights: which generation of them, and since when.
+    in_force: BTreeMap<ServiceName, BTreeMap<ProxyKey, (u64, u64)>>,
     new_view: bool,
 }
 
 impl FactsCache {
     /// Looks at the mesh and the acknowledgements as they are now. The pairs that are federated no more.
-    pub(super) fn refresh(&mut self, view: &Arc<MeshView>, acks: &Arc<AckTable>, cap: u32) -> Vec<Id> {
+    pub(super) fn refresh(&mut self, view: &Arc<MeshView>, acks: &Arc<AckTable>, cap: u32, now: u64) -> Vec<Id> {
         let same = |known: &Option<Arc<MeshView>>| known.as_ref().is_some_and(|known| Arc::ptr_eq(known, view));
         self.new_view = !same(&self.view);
         if !self.new_view && self.acks.as_ref().is_some_and(|known| Arc::ptr_eq(known, acks)) {
@@ -30,7 +32,9 @@ impl FactsCache {
             self.callers = view.federated.keys().map(|service| (service.clone(), view.callers(service))).collect();
         }
         let mut facts = BTreeMap::new();
+        self.in_force.retain(|service, _| view.federated.contains_key(service));
         for (service, peers) in &view.federated {
+            self.note_in_force(view, acks, service, now);
             for peer in peers {
                 facts.insert((service.clone(), peer.clone()), self.facts_of(view, acks, cap, service, peers, peer));
             }
@@ -38,6 +42,23 @@ impl FactsCache {
         let gone = self.facts.keys().filter(|id| !facts.contains_key(id)).cloned().collect();
         (self.facts, self.view, self.acks) = (facts, Some(view.clone()), Some(acks.clone()));
         gone
+    }
+
+    fn note_in_force(&mut self, view: &MeshView, acks: &AckTable, service: &ServiceName, now: u64) {
+        let Some((_, generation)) = view.splits.get(service) else { return };
+        let before = self.in_force.remove(service).unwrap_or_default();
+        let has = |proxy: &&ProxyKey| acks.count([*proxy], ResourceType::Route, *generation) == (1, 1);
+        let callers = self.callers.get(service).into_iter().flatten().filter(has);
+        let since = |proxy: &ProxyKey| match before.get(proxy) {
+            Some((known, at)) if known == generation => (*known, *at),
+            _ => (*generation, now),
+        };
+        self.in_force.insert(service.clone(), callers.map(|proxy| (proxy.clone(), since(proxy))).collect());
+    }
+
+    /// Since when this caller has the weights of `service`; `None` if it is not known to have them.
+    pub(super) fn in_force_ms(&self, service: &ServiceName, proxy: &ProxyKey) -> Option<u64> {
+        self.in_force.get(service)?.get(proxy).map(|(_, at)| *at)
     }
 
     fn facts_of(

@@ -15,6 +15,7 @@ use super::{Engine, Error, Id, KIND, Record, Rollout, VERSION, stored_rollouts};
 use crate::model::{LoadSample, ProxyKey, Weight};
 use crate::rollout::arms;
 use crate::rollout::decide::{self, Effect, Event, HistoryItem, State};
+use crate::rollout::judge::Reading;
 use crate::rollout::status::Status;
 use crate::store::{Committed, Txn, codec, keys};
 
@@ -39,8 +40,10 @@ impl Engine {
     pub(super) async fn turn(&mut self, requests: Vec<Request>, ticked: bool) {
         let (view, acks) = (self.parts.view.borrow_and_update().clone(), self.parts.acks.borrow_and_update().clone());
         let now = u64::try_from(unix_ms(self.parts.clock.now())).unwrap_or(0);
-        let mut draft =
-            Draft { gone: self.facts.refresh(&view, &acks, self.parts.policy.max_endpoint_weight), ..Draft::default() };
+        let mut draft = Draft {
+            gone: self.facts.refresh(&view, &acks, self.parts.policy.max_endpoint_weight, now),
+            ..Draft::default()
+        };
         self.look(&mut draft, now);
         for request in requests {
             match request {
@@ -89,7 +92,11 @@ impl Engine {
         let Some(fresh) = self.counted.fresh(&draft.counted, sample) else { return Outcome::Duplicate };
         for id in concerned {
             let peers = self.facts.peers(&id.0);
-            let reading = arms::reading(sample, &id.0, &id.1, peers, fresh.received_ms, fresh.begun_ms);
+            let reading = Reading {
+                begun_ms: fresh.begun_ms,
+                in_force_ms: self.facts.in_force_ms(&id.0, &sample.proxy),
+                ..arms::reading(sample, &id.0, &id.1, peers, fresh.received_ms)
+            };
             self.step(draft, &id, Event::Load(reading), now);
         }
         draft.counted.insert(sample.proxy.clone(), fresh.last);

@@ -15,7 +15,7 @@ pub fn wilson_upper(completions: u64, errors: u64, z: f64) -> f64 {
 /// from `k` downwards are summed until they no longer matter.
 #[expect(clippy::cast_precision_loss, reason = "counts of requests")]
 pub fn binomial_below(k: u64, n: u64, share: f64, chance: f64) -> bool {
-    if n == 0 || !(share > 0.0) {
+    if n == 0 || share.is_nan() || share <= 0.0 {
         return false;
     }
     let (kf, nf) = (k as f64, n as f64);

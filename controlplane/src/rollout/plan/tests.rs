@@ -83,7 +83,7 @@ fn bad_policies_are_refused_by_field() {
         (Policy { error_tolerance: f64::INFINITY, ..good.clone() }, "errorTolerance"),
         (Policy { slo_ceiling: Some(0.0), ..good.clone() }, "sloCeiling"),
         (Policy { max_endpoint_weight: 0, ..good.clone() }, "maxEndpointWeight"),
-        (Policy { max_weight: Some(0), ..good.clone() }, "maxWeight"),
+        (Policy { max_weight: Some(0), ..good }, "maxWeight"),
     ] {
         assert_eq!(policy.check().map_err(|e| e.field), Err(field), "{policy:?}");
     }

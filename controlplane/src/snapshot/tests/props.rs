@@ -198,7 +198,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn from_the_cache_or_from_nothing_the_result_is_the_same(steps in prop::collection::vec(step(), 1..24)) {
+    fn xds_13_36_from_the_cache_or_from_nothing_the_result_is_the_same(steps in prop::collection::vec(step(), 1..24)) {
         let mut view = MeshView::empty("a.example".parse().unwrap());
         let mut cached = builder();
         let mut before = SnapshotSet::default();
