@@ -262,7 +262,7 @@ impl Subscription {
     fn ask_delta(&mut self, first: bool, subscribe: Vec<String>, unsubscribe: Vec<String>) {
         for name in subscribe {
             if name == "*" {
-                self.answer |= !self.wildcard && !(first && self.unresolved);
+                self.answer |= !(self.wildcard || first && self.unresolved);
                 self.wildcard = true;
                 continue;
             }

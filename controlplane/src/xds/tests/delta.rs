@@ -42,7 +42,7 @@ fn xds_5_state_is_per_type() {
     let clusters = client.ask(delta(Cluster, &[], &[]));
     let endpoints = client.ask(delta(Endpoint, &["pay"], &[]));
     // The nonce of another type's response acknowledges nothing.
-    let crossed = DeltaDiscoveryRequest { response_nonce: clusters.nonce.clone(), ..delta(Endpoint, &[], &[]) };
+    let crossed = DeltaDiscoveryRequest { response_nonce: clusters.nonce, ..delta(Endpoint, &[], &[]) };
     assert!(client.send(crossed).is_empty());
     assert_eq!((client.acked(Cluster), client.acked(Endpoint)), (None, None));
     client.send(ack(&endpoints));
