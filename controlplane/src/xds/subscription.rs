@@ -126,6 +126,12 @@ impl Subscription {
         if self.rejected.is_empty() { None } else { self.rejection.as_deref() }
     }
 
+    /// Whether there is nothing to do as long as the content stays that of `generation`.
+    pub(super) fn is_settled(&self, generation: u64) -> bool {
+        let done = self.in_flight.is_none() && self.waiting_since.is_none() && self.rejected.is_empty();
+        !self.started || done && self.acked == Some(generation)
+    }
+
     /// Takes a request. Subscriptions count whatever the nonce, on ACKs and NACKs alike (8, 19, 28). Returns whether it was a NACK.
     ///
     /// # Errors
