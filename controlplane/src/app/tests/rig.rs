@@ -1,0 +1,155 @@
+//! A control plane in a folder, and clients of its ports.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
+use symbolon_kit::clock::Clock;
+use symbolon_kit::net;
+use symbolon_kit::spiffe::bundle::Bundle;
+use symbolon_kit::spiffe::svid::{Svid, new_key};
+use symbolon_kit::tls::{Expect, Identity};
+use symbolon_proto::admin::admin_client::AdminClient;
+use symbolon_proto::admin::{CreateIdentityRequest, CreateTokenRequest, ShowBundleRequest};
+use symbolon_proto::node as wire;
+use symbolon_proto::node::node_client::NodeClient;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::app::config::load;
+use crate::app::{Running, Seams, build};
+
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+pub(super) struct Rig {
+    folder: Arc<tempfile::TempDir>,
+    pub(super) running: Running,
+}
+
+/// A node as its sidecar would be.
+pub(super) struct Node {
+    identity: Identity,
+    pub(super) client: NodeClient<Channel>,
+}
+
+impl Rig {
+    pub(super) async fn start() -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap())).await.unwrap()
+    }
+
+    pub(super) async fn start_in(folder: Arc<tempfile::TempDir>) -> anyhow::Result<Self> {
+        let config = load(&file(folder.path()), [])?;
+        let running = build(config, Seams::seeded(7)).await?.spawn();
+        Ok(Self { folder, running })
+    }
+
+    pub(super) fn folder(&self) -> Arc<tempfile::TempDir> {
+        self.folder.clone()
+    }
+
+    /// Stops and starts again in the same folder.
+    pub(super) async fn restart(self) -> Self {
+        let folder = self.folder.clone();
+        assert!(self.running.drain(GRACE).await, "everything ends by itself");
+        loop {
+            // The store's writer lets go of its file a few polls after its last user.
+            match Self::start_in(folder.clone()).await {
+                Ok(rig) => return rig,
+                Err(error) if format!("{error:#}").contains("another process has it open") => {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error:#}"),
+            }
+        }
+    }
+
+    pub(super) fn admin(&self) -> AdminClient<Channel> {
+        let path = self.running.addresses().admin.clone();
+        let connect = tower::service_fn(move |_: tonic::transport::Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        AdminClient::new(Endpoint::from_static("http://admin.invalid").connect_with_connector_lazy(connect))
+    }
+
+    pub(super) async fn token(&self, node: &str) -> String {
+        let asked = CreateTokenRequest { node: node.into(), ttl_seconds: 60 };
+        self.admin().create_token(asked).await.unwrap().into_inner().token
+    }
+
+    pub(super) async fn entry(&self, node: &str, name: &str) -> String {
+        let asked = CreateIdentityRequest {
+            spiffe_id: id(name),
+            node: node.into(),
+            selectors: vec!["unix:uid:1000".into()],
+            ..CreateIdentityRequest::default()
+        };
+        self.admin().create_identity(asked).await.unwrap().into_inner().entry_id
+    }
+
+    /// A client that trusts this control plane and comes without a certificate.
+    pub(super) async fn anonymous(&self) -> Node {
+        let jwks = self.admin().show_bundle(ShowBundleRequest::default()).await.unwrap().into_inner().jwks;
+        let clock = Clock::system();
+        let domain = "a.example".parse().unwrap();
+        let bundle = Bundle::parse_jwks(&domain, &jwks, clock.now()).unwrap().bundle;
+        let identity = Identity::new(clock);
+        identity.set_bundles(&[(domain, Arc::new(bundle))].into());
+        let address = self.running.addresses().node.to_string();
+        let expect = Expect::Pattern("spiffe://a.example/symbolon/controlplane/*".into());
+        let client = NodeClient::new(net::channel(vec![address], &identity, expect));
+        Node { identity, client }
+    }
+
+    pub(super) async fn node(&self, name: &str) -> Node {
+        let token = self.token(name).await;
+        let mut node = self.anonymous().await;
+        let (key, csr) = new_key().unwrap();
+        let attested = node.client.attest(wire::AttestRequest { join_token: token, csr: csr.into() }).await.unwrap();
+        let attested = attested.into_inner();
+        assert_eq!(attested.spiffe_id, format!("spiffe://a.example/symbolon/node/{name}"));
+        let chain = attested.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        node.identity.set_svid(&Svid::new(chain, key).unwrap());
+        node
+    }
+
+    pub(super) fn refused(&self, reason: &str) -> u64 {
+        self.running.metrics().counter("symbolon_node_api_refusals", "").value(&[("reason", reason)])
+    }
+}
+
+pub(super) fn id(name: &str) -> String {
+    format!("spiffe://a.example/ns/shop/sa/{name}")
+}
+
+pub(super) fn workload(name: &str, port: u16) -> wire::Workload {
+    wire::Workload {
+        name: name.into(),
+        service: "payments.shop".into(),
+        identity: id("payments"),
+        address: "127.0.0.1:8000".into(),
+        inbound: format!("127.0.0.1:{port}"),
+        ..wire::Workload::default()
+    }
+}
+
+fn file(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("symbolon.yaml");
+    let at = folder.display();
+    let text = format!(
+        r#"
+trustDomain: a.example
+dataDir: "{at}/data"
+listen: {{node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: "{at}/admin/admin.sock"}}
+identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 10s}}
+services: [{{name: payments.shop, exportTo: [b]}}]
+federatedServices: [{{name: payments.shop, peers: [b]}}]
+peers: [{{name: b, trustDomain: b.example}}]
+loadReportInterval: 1s
+"#
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
