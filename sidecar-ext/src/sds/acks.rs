@@ -61,7 +61,10 @@ impl Acks {
                 Detail::Svid { id, serial } if *id == proxy.id => known.ack.svid_serial.clone_from(serial),
                 Detail::Svid { .. } => {} // another identity of the same process
                 Detail::Bundles(sequences) => {
-                    known.ack.bundle_sequences.extend(sequences.iter().map(|(name, sequence)| (name.clone(), *sequence)));
+                    known
+                        .ack
+                        .bundle_sequences
+                        .extend(sequences.iter().map(|(name, sequence)| (name.clone(), *sequence)));
                 }
             }
             known.ack.clone()

@@ -45,7 +45,10 @@ pub(super) struct Rendered {
 /// What an acknowledgement of it proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detail {
-    Svid { id: SpiffeId, serial: String },
+    Svid {
+        id: SpiffeId,
+        serial: String,
+    },
     /// Sequence by trust domain.
     Bundles(BTreeMap<String, u64>),
 }
@@ -61,8 +64,12 @@ pub(super) fn find(view: &View, caller: &Selectors, name: &str) -> Found {
         ALL => validator(name, view.bundles.values().map(|bundle| &**bundle)),
         ROOT_CA => validator(name, view.bundles.get(&view.trust_domain).map(|bundle| &**bundle)),
         _ => match name.parse::<SpiffeId>() {
-            Ok(id) if id.path().is_empty() => validator(name, view.bundles.get(id.trust_domain()).map(|bundle| &**bundle)),
-            Ok(id) => held.find(|held| held.entry.spiffe_id == id).map_or(Found::Denied("not_entitled"), |held| of_entry(name, held)),
+            Ok(id) if id.path().is_empty() => {
+                validator(name, view.bundles.get(id.trust_domain()).map(|bundle| &**bundle))
+            }
+            Ok(id) => held
+                .find(|held| held.entry.spiffe_id == id)
+                .map_or(Found::Denied("not_entitled"), |held| of_entry(name, held)),
             Err(_) => Found::Denied("unknown_name"),
         },
     }
@@ -76,7 +83,8 @@ fn of_entry(name: &str, held: &Held) -> Found {
 }
 
 fn certificate(name: &str, svid: &Svid) -> Rendered {
-    let inline = |bytes: Vec<u8>| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() });
+    let inline =
+        |bytes: Vec<u8>| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() });
     let certificate = TlsCertificate {
         certificate_chain: inline(svid.chain_pem().into_bytes()),
         private_key: inline(svid.key_pem().as_bytes().to_vec()),

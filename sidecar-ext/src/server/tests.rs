@@ -77,7 +77,9 @@ async fn bad_153_other_protocols_and_methods_harm_nobody() {
     let refused = refused();
     let serving = serve(bind(&path).unwrap(), Routes::default(), Attestor::default(), refused, drain.clone());
     let serving = tokio::spawn(serving);
-    for garbage in [&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..], &[0; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff"] {
+    for garbage in
+        [&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..], &[0; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff"]
+    {
         let mut stream = UnixStream::connect(&path).await.unwrap();
         let _ = stream.write_all(garbage).await;
         let mut answer = Vec::new();

@@ -169,7 +169,7 @@ fn xds_25_what_is_missing_is_said_to_be_removed_at_once() {
     // When it appears, it is sent.
     let mut more = small(2).as_ref().clone();
     let (of, resource) = endpoints("none", 1);
-    more.resources.entry(of).or_default().insert(resource.name.clone(), resource.into());
+    std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
     assert_eq!(upserts(&client.snapshot(&more.into())[0]), ["none"]);
 }
 
