@@ -52,9 +52,7 @@ async fn a_fault_that_begins_during_the_restart_is_caught() -> anyhow::Result<()
         control.call(http::Method::PUT, "/errors/0").await?;
     }
     scenario.acts.stage.start_control_plane(Side::A)?;
-    let out = |rollout: &symbolon_proto::admin::Rollout| {
-        rollout.history.iter().any(|item| item.step_weight == 0 && item.decision > 1)
-    };
+    let out = |rollout: &symbolon_proto::admin::Rollout| rollout.history.iter().any(|item| item.to == "RollingBack");
     scenario.acts.until_rollout("the fault is caught", Duration::from_secs(20), out).await?;
     scenario.end_without_failures().await
 }
