@@ -38,7 +38,8 @@ fn only_what_is_exported_to_the_peer_is_offered() {
 
 #[test]
 fn what_others_need_is_said_first() {
-    let bundle = Arc::new(Bundle::new("b.example".parse().expect("a name"), 1, std::time::Duration::from_mins(5), vec![]));
+    let bundle =
+        Arc::new(Bundle::new("b.example".parse().expect("a name"), 1, std::time::Duration::from_mins(5), vec![]));
     let mut offer = Offer::default();
     let a = "a".parse().expect("a name");
     let changes = offer.update(&view(&[("pay.shop", &["a"], vec![1])]), &a, Some(&bundle));

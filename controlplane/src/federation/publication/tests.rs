@@ -36,8 +36,15 @@ fn a_snapshot_says_what_others_need_first_and_then_follows() {
             other => format!("{other:?}"),
         })
         .collect();
-    let expected =
-        ["begin", "bundle 4", "service/a.shop 3", "capacity/a.shop 2", "shard/a.shop/0 1", "end 4 4", "capacity/a.shop 5"];
+    let expected = [
+        "begin",
+        "bundle 4",
+        "service/a.shop 3",
+        "capacity/a.shop 2",
+        "shard/a.shop/0 1",
+        "end 4 4",
+        "capacity/a.shop 5",
+    ];
     assert_eq!(said, expected);
     assert!(publication.next(&log).is_none());
 }

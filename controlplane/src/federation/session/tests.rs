@@ -133,7 +133,12 @@ fn a_peer_that_never_adds_up_is_asked_ever_more_rarely() {
     connect(&mut log, &mut to, secs(1));
     let (seq, epoch) = to.cursor().map(|cursor| (cursor.seq, cursor.epoch.clone())).expect("a cursor");
     let wrong = || {
-        F::Beat(wire::Beat { epoch: epoch.clone(), head: seq, set_digest: Bytes::from_static(b"wrong"), ..wire::Beat::default() })
+        F::Beat(wire::Beat {
+            epoch: epoch.clone(),
+            head: seq,
+            set_digest: Bytes::from_static(b"wrong"),
+            ..wire::Beat::default()
+        })
     };
     let mut asked = 0;
     for now in 2..202 {
@@ -174,7 +179,13 @@ fn snapshot(to: &mut Subscription, entries: &[(&str, wire::Resource)], source_sy
     for (key, resource) in entries {
         digest.toggle(key, 900);
         let op = Some(wire::change::Op::Put(resource.clone()));
-        frames.push(F::Change(wire::Change { seq: 900, key: (*key).into(), revision: 900, op, ..wire::Change::default() }));
+        frames.push(F::Change(wire::Change {
+            seq: 900,
+            key: (*key).into(),
+            revision: 900,
+            op,
+            ..wire::Change::default()
+        }));
     }
     let count = u32::try_from(entries.len()).expect("few");
     frames.push(F::SnapEnd(wire::SnapshotEnd { seq: 900, count, set_digest: digest.bytes(), source_synced }));
@@ -199,7 +210,13 @@ fn bad_119_an_empty_snapshot_withdraws_nothing() {
     // An explicit tombstone does.
     let why = Why::Unexported.into();
     let gone = wire::change::Op::Del(wire::Tombstone { why });
-    let change = wire::Change { seq: 901, key: "service/payments.shop".into(), revision: 901, op: Some(gone), ..wire::Change::default() };
+    let change = wire::Change {
+        seq: 901,
+        key: "service/payments.shop".into(),
+        revision: 901,
+        op: Some(gone),
+        ..wire::Change::default()
+    };
     let effects = take(&mut to, F::Change(change), secs(3));
     assert_eq!(effects.publish.len(), 1);
     assert_eq!(endpoints(&to), None);
@@ -254,14 +271,16 @@ fn bad_126_frames_and_operations_of_a_later_version_are_tolerated() {
     let mut effects = Effects::default();
     to.take(wire::FromPublisher { f: None }, secs(2), &mut effects);
     assert!(effects.close.is_none() && effects.send.is_empty());
-    let later = wire::Change { seq: 200, key: "shard/payments.shop/0".into(), revision: 200, ..wire::Change::default() };
+    let later =
+        wire::Change { seq: 200, key: "shard/payments.shop/0".into(), revision: 200, ..wire::Change::default() };
     let effects = take(&mut to, F::Change(later), secs(2));
     assert_eq!((effects.close, effects.refused.len(), endpoints(&to)), (None, 1, Some(1)));
 }
 
 #[test]
 fn a_broken_protocol_ends_the_stream_and_withdraws_nothing() {
-    let change = |seq, revision| F::Change(wire::Change { seq, key: "bundle".into(), revision, ..wire::Change::default() });
+    let change =
+        |seq, revision| F::Change(wire::Change { seq, key: "bundle".into(), revision, ..wire::Change::default() });
     let other_epoch = wire::Beat { epoch: Bytes::from_static(b"other"), ..wire::Beat::default() };
     let hello = wire::Hello { epoch: Bytes::from_static(b"one"), resumed: true, source_synced: true, head: 1 };
     let broken = [
@@ -288,7 +307,8 @@ fn a_broken_protocol_ends_the_stream_and_withdraws_nothing() {
 fn what_was_stored_is_in_force_again_and_resumes() {
     let (mut log, mut to) = (publisher(b"one", [1, 2]), subscription());
     connect(&mut log, &mut to, secs(1));
-    let records: Vec<_> = to.unstored().into_iter().filter_map(|(key, record)| Some((key.to_string(), record?))).collect();
+    let records: Vec<_> =
+        to.unstored().into_iter().filter_map(|(key, record)| Some((key.to_string(), record?))).collect();
     let cursor = to.cursor().cloned();
     let mut again = subscription();
     let (published, refused) = again.restore(records.clone(), cursor.clone());
