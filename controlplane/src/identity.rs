@@ -78,6 +78,8 @@ pub enum Refusal {
     BadCsr(String),
     #[error("the CSR's key is not acceptable: {0}")]
     WeakKey(String),
+    #[error("the CSR asks for {0}, which is not granted")]
+    NotGranted(String),
     #[error("there is no such entry")]
     UnknownEntry,
     #[error("this entry belongs to another node")]
@@ -123,9 +125,12 @@ impl Identity {
     /// # Errors
     /// A [`Refusal`] that says why; a CSR that is no good does not spend the token.
     pub async fn attest_node(&self, token: &str, csr: &[u8]) -> Result<Minted, Refusal> {
-        let key = profile::public_key(csr)?;
+        let request = profile::Request::parse(csr)?;
+        if request.asks_for_names() {
+            return Err(Refusal::BadCsr("it asks for names; the token alone says which node this is".into()));
+        }
         let node = self.tokens.redeem(token).await?;
-        self.issuer.mint(&key, &self.node_id(&node), self.svid_ttl, &[])
+        self.mint(request, &self.node_id(&node), self.svid_ttl, &[])
     }
 
     /// Renews a node's own SVID.
@@ -133,7 +138,7 @@ impl Identity {
     /// # Errors
     /// If the CSR is refused or the authority cannot sign.
     pub fn renew_node(&self, node: &NodeName, csr: &[u8]) -> Result<Minted, Refusal> {
-        self.issuer.mint(&profile::public_key(csr)?, &self.node_id(node), self.svid_ttl, &[])
+        self.mint(profile::Request::parse(csr)?, &self.node_id(node), self.svid_ttl, &[])
     }
 
     /// Mints for an entry of the calling node. Only the key is taken from the CSR; the ID, names and lifetime are the entry's.
@@ -146,7 +151,7 @@ impl Identity {
             return Err(Refusal::NotYourEntry);
         }
         let ttl = entry.ttl.unwrap_or(self.svid_ttl);
-        self.issuer.mint(&profile::public_key(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
+        self.mint(profile::Request::parse(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
     }
 
     /// Mints for the control plane's own key.
@@ -154,7 +159,11 @@ impl Identity {
     /// # Errors
     /// If the authority cannot sign.
     pub fn mint_own(&self, id: &SpiffeId, csr: &[u8]) -> Result<Minted, Refusal> {
-        self.issuer.mint(&profile::public_key(csr)?, id, self.svid_ttl, &[])
+        self.mint(profile::Request::parse(csr)?, id, self.svid_ttl, &[])
+    }
+
+    fn mint(&self, request: profile::Request, id: &SpiffeId, ttl: Duration, dns: &[String]) -> Result<Minted, Refusal> {
+        self.issuer.mint(&request.key_for(id, dns)?, id, ttl, dns)
     }
 
     /// `spiffe://<td>/symbolon/node/<name>`.
@@ -177,6 +186,7 @@ impl Refusal {
         match self {
             Self::BadCsr(_) => "bad_csr",
             Self::WeakKey(_) => "weak_key",
+            Self::NotGranted(_) => "not_granted",
             Self::UnknownEntry => "unknown_entry",
             Self::NotYourEntry => "not_your_entry",
             Self::UnknownToken => "unknown_token",
@@ -204,3 +214,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
+
+#[cfg(test)]
+mod tests;

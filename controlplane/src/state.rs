@@ -39,9 +39,13 @@ pub fn new(view: MeshView) -> (Handle, Unstarted) {
 }
 
 impl Unstarted {
-    /// Folds `restored` into the mesh, publishes it once, and starts the task.
-    pub fn spawn(self, restored: Vec<Change>, tasks: &Tasks, drain: Drain) {
+    /// Folds what a part has restored, so that the parts above it see it.
+    pub fn fold(&self, restored: impl IntoIterator<Item = Change>) {
         fold_all(&self.publish, restored);
+    }
+
+    /// Starts the task: from now on changes are folded as they come.
+    pub fn spawn(self, tasks: &Tasks, drain: Drain) {
         tasks.spawn("state", OnExit::Shutdown, run(self.inbox, self.publish, drain));
     }
 }
@@ -49,7 +53,7 @@ impl Unstarted {
 /// Starts a state with nothing to restore.
 pub fn spawn(view: MeshView, tasks: &Tasks, drain: Drain) -> Handle {
     let (handle, unstarted) = new(view);
-    unstarted.spawn(Vec::new(), tasks, drain);
+    unstarted.spawn(tasks, drain);
     handle
 }
 

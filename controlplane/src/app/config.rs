@@ -1,227 +1,153 @@
-//! The control plane's configuration file. Field names are what the operator writes; unknown ones are refused. The values are
-//! parsed here, once, into types that cannot be wrong.
+//! The control plane's configuration: [`file`] is what the operator writes, [`check`] makes it the typed [`Config`], and says of
+//! everything that is wrong what, where and under which stable code. `symbolon lint` prints the findings; `symbolon serve` binds
+//! no port while there are any.
 
-use std::path::PathBuf;
+pub mod check;
+pub mod file;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-use symbolon_kit::config::duration;
+use symbolon_kit::config::ConfigError;
+use symbolon_proto::ids::TrustDomain;
 
-/// The whole file. See `docs/configuration.md`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct File {
-    /// This mesh's trust domain, e.g. `a.example`. Never changes once the store exists.
-    pub trust_domain: String,
-    /// Keys and state; made with mode 0700.
-    #[serde(default = "default_data_dir")]
+use crate::federation::{PeerConfig, Timing};
+use crate::model::{FederatedDefinition, ServiceDefinition};
+use crate::rollout::plan::Policy;
+
+pub use file::File;
+
+/// The configuration, parsed: nothing in it can be wrong by itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub trust_domain: TrustDomain,
     pub data_dir: PathBuf,
-    #[serde(default)]
     pub listen: Listen,
-    #[serde(default)]
-    pub identity: IdentityFile,
-    /// Services of this mesh and who may import them.
-    #[serde(default)]
-    pub services: Vec<ServiceFile>,
-    /// Local names joined with the same name at peers.
-    #[serde(default)]
-    pub federated_services: Vec<FederatedFile>,
-    #[serde(default)]
-    pub rollout_policy: PolicyFile,
-    #[serde(default)]
-    pub peers: Vec<PeerFile>,
-    #[serde(default)]
-    pub federation: FederationFile,
-    /// How often nodes forward the load reports of their proxies.
-    #[serde(default = "default_report_interval", with = "duration")]
-    pub load_report_interval: Duration,
+    pub identity: Lifetimes,
+    pub services: Vec<ServiceDefinition>,
+    pub federated: Vec<FederatedDefinition>,
+    pub policy: Policy,
+    pub peers: Vec<PeerConfig>,
+    pub timing: Timing,
+    /// What a token tells the peer to dial; empty: the bound federation address.
+    pub advertise: Vec<String>,
+    /// How often nodes forward load reports.
+    pub report_every: Duration,
 }
 
-/// Where the control plane listens. Port 0 means any free port; the bound addresses are logged and written to
-/// `<dataDir>/addresses.json`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+/// Where to listen; port 0 means any free one.
+#[derive(Clone, Debug)]
 pub struct Listen {
-    /// Node API and xDS, mTLS.
-    pub node: String,
-    /// Federation link, mTLS.
-    pub federation: String,
-    /// `/metrics`, `/livez`, `/readyz`; plain HTTP.
-    pub http: String,
-    /// Admin API: a Unix socket, made in a folder of mode 0700.
+    pub node: SocketAddr,
+    pub federation: SocketAddr,
+    pub http: SocketAddr,
     pub admin: PathBuf,
 }
 
 /// Lifetimes of what the authority signs.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct IdentityFile {
-    #[serde(with = "duration")]
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
     pub ca_ttl: Duration,
-    /// Of SVIDs whose entry names no TTL.
-    #[serde(with = "duration")]
     pub svid_ttl: Duration,
-    /// `spiffe_refresh_hint` of the bundle.
-    #[serde(with = "duration")]
     pub refresh_hint: Duration,
 }
 
-/// One service of this mesh.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct ServiceFile {
-    pub name: String,
-    #[serde(default)]
-    pub export_to: Vec<String>,
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub code: Code,
+    /// 0 when no line can be named.
+    pub line: usize,
+    /// The field, e.g. `peers[0].grants.addresses`.
+    pub field: String,
+    pub message: String,
 }
 
-/// One local name joined with peers.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct FederatedFile {
-    pub name: String,
-    pub peers: Vec<String>,
+/// What kind of thing is wrong; the number never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    /// The file does not have the shape of a configuration.
+    Shape = 1,
+    TrustDomain = 2,
+    Listen = 3,
+    Lifetime = 4,
+    Name = 5,
+    Duplicate = 6,
+    UnknownPeer = 7,
+    RolloutPolicy = 8,
+    Grant = 9,
+    Federation = 10,
+    Address = 11,
 }
 
-/// How a federated service is ramped; see `docs/rollouts.md`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct PolicyFile {
-    pub steps: Vec<StepFile>,
-    #[serde(with = "duration")]
-    pub interval: Duration,
-    #[serde(with = "duration")]
-    pub backoff: Duration,
-    #[serde(with = "duration")]
-    pub max_backoff: Duration,
-    #[serde(with = "duration")]
-    pub max_hold: Duration,
-    /// `fairShare` (by capacity) or `all`.
-    pub shift: String,
-    /// Percent of the traffic that stays local at the last step.
-    pub holdback: u32,
-    /// Share of failing requests that is never a reason to roll back, e.g. 0.001.
-    pub error_tolerance: f64,
-    /// How many times the local error rate the remote one may be.
-    pub rho: f64,
-    /// The chance of a false rollback per step.
-    pub alpha: f64,
-    /// The most that one remote endpoint counts for, whatever weight the peer claims.
-    pub max_endpoint_weight: u32,
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It cannot even be read.
+    #[error("{0}")]
+    Unreadable(ConfigError),
+    #[error("{}", list(path, findings))]
+    Findings { path: PathBuf, findings: Vec<Finding> },
 }
 
-/// One step of the ramp.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct StepFile {
-    /// Percent of the fair share.
-    pub weight: u32,
-    /// Time with evidence, from the acknowledgement of the weights.
-    #[serde(with = "duration")]
-    pub min_duration: Duration,
-    #[serde(default)]
-    pub min_requests: u64,
-}
-
-/// A peer, and what it may say. Nothing of this is ever taken from the wire.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct PeerFile {
-    pub name: String,
-    pub trust_domain: String,
-    /// Its federation link, host:port; usually learned from its token.
-    #[serde(default)]
-    pub address: Option<String>,
-    #[serde(default)]
-    pub grants: GrantsFile,
-}
-
-/// What a peer may assert to us.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct GrantsFile {
-    /// SPIFFE IDs, a segment may be `*` and the last `**`.
-    pub identities: Vec<String>,
-    /// Services, `<svc>.<ns>` or `*.<ns>`.
-    pub names: Vec<String>,
-    /// Address ranges, CIDR. Loopback only where a range names it.
-    pub addresses: Vec<String>,
-}
-
-/// Timing of the link.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct FederationFile {
-    #[serde(with = "duration")]
-    pub beat: Duration,
-    #[serde(with = "duration")]
-    pub suspect_after: Duration,
-    #[serde(with = "duration")]
-    pub stale_after: Duration,
-    #[serde(with = "duration")]
-    pub expired_after: Duration,
-    /// What the token tells the peer to dial; the bound federation address if empty.
-    pub advertise: Vec<String>,
-}
-
-// === defaults ===
-
-fn default_data_dir() -> PathBuf {
-    "/var/lib/symbolon".into()
-}
-
-fn default_report_interval() -> Duration {
-    Duration::from_secs(5)
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            node: "0.0.0.0:8081".into(),
-            federation: "0.0.0.0:8443".into(),
-            http: "127.0.0.1:8080".into(),
-            admin: "/run/symbolon/admin/admin.sock".into(),
+/// Reads, overrides from `env`, and checks the file.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, Refused> {
+    let file: File = symbolon_kit::config::load(path, env).map_err(|error| match error.line {
+        0 if !error.message.starts_with("environment variable") => Refused::Unreadable(error),
+        line => Refused::Findings {
+            path: path.to_owned(),
+            findings: vec![Finding { code: Code::Shape, line, field: String::new(), message: error.message }],
+        },
+    })?;
+    check::check(&file).map_err(|mut findings| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        for (finding, value) in &mut findings {
+            finding.line = line_of(&text, value);
         }
+        Refused::Findings {
+            path: path.to_owned(),
+            findings: findings.into_iter().map(|(finding, _)| finding).collect(),
+        }
+    })
+}
+
+/// The line on which `value` stands, if it stands on one only: better no line than a wrong one.
+fn line_of(text: &str, value: &str) -> usize {
+    let stands = |line: &str| {
+        let code = line.split(" #").next().unwrap_or_default();
+        code.split([' ', ',', '[', ']', '{', '}', '"', '\'']).any(|word| word == value)
+    };
+    let mut lines = text.lines().enumerate().filter(|(_, line)| !value.is_empty() && stands(line));
+    match (lines.next(), lines.next()) {
+        (Some((index, _)), None) => index + 1,
+        _ => 0,
     }
 }
 
-impl Default for IdentityFile {
-    fn default() -> Self {
-        Self {
-            ca_ttl: Duration::from_hours(24),
-            svid_ttl: Duration::from_hours(1),
-            refresh_hint: Duration::from_mins(5),
-        }
+fn list(path: &Path, findings: &[Finding]) -> String {
+    let lines: Vec<_> = findings.iter().map(|finding| finding.at(path)).collect();
+    lines.join("\n")
+}
+
+impl Finding {
+    /// `file:line: SYM0007: field: what is wrong`.
+    pub fn at(&self, path: &Path) -> String {
+        let line = if self.line == 0 { String::new() } else { format!(":{}", self.line) };
+        let field = if self.field.is_empty() { String::new() } else { format!("{}: ", self.field) };
+        format!("{}{line}: {}: {field}{}", path.display(), self.code, self.message)
     }
 }
 
-impl Default for PolicyFile {
-    fn default() -> Self {
-        let step = |weight| StepFile { weight, min_duration: Duration::from_mins(1), min_requests: 300 };
-        Self {
-            steps: vec![step(5), step(25), step(100)],
-            interval: Duration::from_secs(5),
-            backoff: Duration::from_mins(1),
-            max_backoff: Duration::from_hours(1),
-            max_hold: Duration::from_mins(30),
-            shift: "fairShare".into(),
-            holdback: 1,
-            error_tolerance: 0.001,
-            rho: 1.5,
-            alpha: 0.01,
-            max_endpoint_weight: 100,
-        }
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SYM{:04}", *self as u16)
     }
 }
 
-impl Default for FederationFile {
-    fn default() -> Self {
-        Self {
-            beat: Duration::from_secs(1),
-            suspect_after: Duration::from_secs(3),
-            stale_after: Duration::from_secs(30),
-            expired_after: Duration::from_mins(15),
-            advertise: Vec::new(),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

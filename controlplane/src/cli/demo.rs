@@ -32,8 +32,6 @@ use summary::{
     EvidenceResult, Latency, Partition, Process, Propagation, Restart, Rollback, Rotation, StepResult, Summary,
 };
 
-/// The percentages of the demo's ramp, as its configuration has them.
-const STEPS: [u32; 3] = [5, 25, 100];
 /// How long processes get to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often the page is drawn.
@@ -62,6 +60,9 @@ pub struct Options {
     /// The first two bytes of the loopback addresses
     #[arg(long, default_value = "127.77", value_parser = network, value_name = "127.N")]
     network: [u8; 2],
+    /// A control of the demo itself: it must fail
+    #[arg(long, value_enum, hide = true)]
+    sabotage: Option<Sabotage>,
     /// Another Envoy than the one that `make tools` installs
     #[arg(long, value_name = "FILE")]
     envoy: Option<PathBuf>,
@@ -76,6 +77,13 @@ pub enum Fault {
     Crash,
     /// B's control plane falls silent: A must freeze, withdraw nothing and not roll back
     Partition,
+}
+
+/// What is done to the demo so that it must fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sabotage {
+    /// A is handed another root as B's: nothing of B may reach A any more.
+    WrongBundle,
 }
 
 fn network(text: &str) -> Result<[u8; 2], String> {
@@ -93,13 +101,14 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
     let envoy = envoy_version(&programs).await?;
     let headless = options.headless || std::env::var_os("HEADLESS").is_some_and(|value| value == "1");
     let live = !headless && std::io::stdout().is_terminal();
-    let plan = Plan { network: options.network, dir: options.dir.clone(), svid_ttl: "60s" };
+    let plan = Plan { network: options.network, dir: options.dir.clone(), svid_ttl: "60s", steps: plan::STEPS };
     let board = Board::new(!live, Clock::system());
     let (drain, mut show) = (Drain::new(), Show::new(&board, live));
     let tasks = Tasks::new(drain.clone());
     let mut play = Play {
         acts: Acts { stage: Stage::new(plan, programs)?, board: board.clone() },
         fault: options.fault,
+        sabotage: options.sabotage,
         findings: Summary {
             envoy,
             fault: options.fault.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default(),
@@ -122,6 +131,7 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
 struct Play {
     acts: Acts,
     fault: Fault,
+    sabotage: Option<Sabotage>,
     findings: Summary,
     /// Unix milliseconds.
     fault_began: Option<u64>,
@@ -131,7 +141,7 @@ struct Play {
 
 impl Play {
     async fn all(&mut self, tasks: &Tasks, drain: &Drain) -> anyhow::Result<()> {
-        self.acts.join_and_federate().await?;
+        self.acts.join_and_federate(self.sabotage).await?;
         self.observe(tasks, drain);
         let lines = self.acts.start_load()?;
         tasks.spawn("load", OnExit::Log, observe::load(self.acts.board.clone(), lines));
@@ -207,7 +217,8 @@ impl Play {
         found.propagation_ms =
             Propagation { samples: facts.propagation.len(), p50: rank(50.0), p99: rank(99.0), max: rank(100.0) };
         found.rotation = rotation(&facts, total.failed);
-        let (steps_lost, steps_doubled) = facts.steps.lost_and_doubled(&STEPS);
+        let (steps_lost, steps_doubled) =
+            facts.steps.lost_and_doubled(&plan::STEPS.iter().map(|(weight, _)| *weight).collect::<Vec<_>>());
         let during = self.restarted.map(|(from, to)| facts.ledger.between(from, to).failed).unwrap_or_default();
         found.restart = Restart { steps_lost, steps_doubled, failed_requests: during };
         found.rollback = self.fault_began.and_then(|began| rollback(&facts, began));
@@ -222,8 +233,8 @@ impl Summary {
     /// What must be there at all, by the fault that was chosen.
     fn expect(&mut self, fault: Fault, partition: Option<Partition>) {
         let ramps = if fault == Fault::Partition { 1 } else { 2 };
-        if self.steps.len() != STEPS.len() * ramps {
-            self.problems.push(format!("{} steps were seen, {} were due", self.steps.len(), STEPS.len() * ramps));
+        if self.steps.len() != plan::STEPS.len() * ramps {
+            self.problems.push(format!("{} steps were seen, {} were due", self.steps.len(), plan::STEPS.len() * ramps));
         }
         match (fault, &self.rollback, partition) {
             (Fault::Partition, _, None) => self.problems.push("the partition was not played to its end".into()),

@@ -84,8 +84,10 @@ impl Authority {
             issuer: issuer.clone(),
         };
         authority.read_journal().await?;
+        if let Some(active) = authority.slots.iter().find(|slot| slot.state == SlotState::Active) {
+            issuer.activate(authority.signer(active)?);
+        }
         authority.catch_up().await?;
-        authority.activate_signer()?;
         Ok((authority, issuer))
     }
 
@@ -116,15 +118,15 @@ impl Authority {
     }
 
     /// Does all that is due. Order matters at each step: key on disk, journal, bundle, and only then signatures (I8).
-    async fn catch_up(&mut self) -> Result<(), Error> {
+    pub(super) async fn catch_up(&mut self) -> Result<(), Error> {
         loop {
             match self.due() {
                 Due::Wait(_) => return self.publish().await,
                 Due::Prepare { then_activate } => {
                     let slot = self.make_slot()?;
                     info!(slot = slot.name, "authority prepared");
-                    self.slots.push(slot);
-                    self.write_journal().await?;
+                    let slots = self.slots.iter().cloned().chain([slot]).collect();
+                    self.write_journal(slots).await?;
                     self.publish().await?;
                     if then_activate {
                         self.activate(self.slots.len() - 1).await?;
@@ -135,9 +137,10 @@ impl Authority {
                     self.activate(index).await?;
                 }
                 Due::Drop(index) => {
-                    let slot = self.slots.remove(index);
+                    let mut slots = self.slots.clone();
+                    let slot = slots.remove(index);
                     info!(slot = slot.name, "authority expired");
-                    self.write_journal().await?;
+                    self.write_journal(slots).await?;
                     self.publish().await?;
                     let _ = std::fs::remove_file(self.key_path(&slot.name)); // the journal no longer names it
                 }
@@ -146,25 +149,23 @@ impl Authority {
     }
 
     async fn activate(&mut self, index: usize) -> Result<(), Error> {
-        for slot in &mut self.slots {
-            if slot.state == SlotState::Active {
-                slot.state = SlotState::Retired;
-            }
+        let mut slots = self.slots.clone();
+        for slot in slots.iter_mut().filter(|slot| slot.state == SlotState::Active) {
+            slot.state = SlotState::Retired;
         }
-        self.slots[index].state = SlotState::Active;
-        self.write_journal().await?;
-        self.activate_signer()
+        slots[index].state = SlotState::Active;
+        let signer = self.signer(&slots[index])?; // before the journal says that it signs
+        self.write_journal(slots).await?;
+        self.issuer.activate(signer);
+        info!(slot = self.slots[index].name, "authority active");
+        Ok(())
     }
 
-    fn activate_signer(&self) -> Result<(), Error> {
-        let Some(slot) = self.slots.iter().find(|slot| slot.state == SlotState::Active) else { return Ok(()) };
+    fn signer(&self, slot: &Slot) -> Result<Signer, Error> {
         let key = read_key(&self.key_path(&slot.name))?;
         let public_key = key.der_bytes().to_vec();
         let issuer = rcgen::Issuer::from_ca_cert_der(&slot.certificate, key).map_err(|e| Error::Sign(e.to_string()))?;
-        let certificate = slot.certificate.clone();
-        self.issuer.activate(Signer { issuer, public_key, not_after: slot.not_after, certificate });
-        info!(slot = slot.name, "authority active");
-        Ok(())
+        Ok(Signer { issuer, public_key, not_after: slot.not_after, certificate: slot.certificate.clone() })
     }
 
     async fn publish(&self) -> Result<(), Error> {
@@ -205,8 +206,9 @@ impl Authority {
         Ok(())
     }
 
-    async fn write_journal(&self) -> Result<(), Error> {
-        let slots = self.slots.iter().map(|slot| SlotRecord {
+    /// Writes `slots`, and only then takes them over: what the journal does not say has not happened.
+    async fn write_journal(&mut self, slots: Vec<Slot>) -> Result<(), Error> {
+        let records = slots.iter().map(|slot| SlotRecord {
             name: slot.name.clone(),
             state: match slot.state {
                 SlotState::Prepared => "prepared",
@@ -216,8 +218,9 @@ impl Authority {
             .to_owned(),
             certificate: slot.certificate.to_vec(),
         });
-        let journal = Journal { trust_domain: self.trust_domain.to_string(), slots: slots.collect() };
+        let journal = Journal { trust_domain: self.trust_domain.to_string(), slots: records.collect() };
         self.store.commit(Txn::new().put(keys::authority(), codec::encode("authority", 1, &journal)?)).await?;
+        self.slots = slots;
         Ok(())
     }
 }
@@ -237,7 +240,7 @@ fn write_key(path: &Path, key: &KeyPair) -> Result<(), Error> {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(key.serialize_pem().as_bytes())?;
         file.sync_all()?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        std::fs::File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     write().map_err(|e: std::io::Error| key_file(path, "cannot be written", &e))
 }

@@ -94,9 +94,9 @@ impl Bundles {
         if before.as_ref().is_some_and(|bundle| bundle.x509 == authorities) {
             return Ok(());
         }
-        // A store that was lost must not make the sequence fall behind what peers saw: the clock keeps it rising.
+        // A store that was lost or restored must not make the sequence fall behind what peers saw: the clock keeps it rising.
         let floor = u64::try_from(symbolon_kit::clock::unix_secs(self.clock.now())).unwrap_or(1);
-        let sequence = before.map_or(floor, |bundle| bundle.sequence + 1);
+        let sequence = before.map_or(0, |bundle| bundle.sequence.saturating_add(1)).max(floor);
         let bundle = Bundle::new(self.own.clone(), sequence, self.refresh_hint, authorities);
         self.keep(bundle).await
     }
@@ -106,6 +106,20 @@ impl Bundles {
     /// # Errors
     /// A [`Refused`]; what we hold stays as it was.
     pub async fn offer(&self, trust_domain: &TrustDomain, jwks: &[u8]) -> Result<(), Refused> {
+        self.admit(trust_domain, jwks, false).await
+    }
+
+    /// The operator's own word on a peer's bundle. `force`: also if it is not newer than what we hold, so that a peer whose key was
+    /// stolen and who published a high sequence can be corrected.
+    ///
+    /// # Errors
+    /// A [`Refused`]; what we hold stays as it was.
+    pub async fn set(&self, trust_domain: &TrustDomain, jwks: &[u8], force: bool) -> Result<(), Refused> {
+        warn!(%trust_domain, force, "the operator sets a peer's bundle");
+        self.admit(trust_domain, jwks, force).await
+    }
+
+    async fn admit(&self, trust_domain: &TrustDomain, jwks: &[u8], force: bool) -> Result<(), Refused> {
         if *trust_domain == self.own {
             return Err(Refused::Ours(trust_domain.clone()));
         }
@@ -121,9 +135,11 @@ impl Bundles {
             }
         }
         let stored = table.get(trust_domain).map(Arc::as_ref);
-        match Bundle::admit(stored, &parsed.bundle, self.clock.now())? {
-            Admission::Unchanged => Ok(()),
-            Admission::Newer => Ok(self.keep(parsed.bundle).await?),
+        match Bundle::admit(stored, &parsed.bundle, self.clock.now()) {
+            Ok(Admission::Unchanged) => Ok(()),
+            Ok(Admission::Newer) => Ok(self.keep(parsed.bundle).await?),
+            Err(_) if force => Ok(self.keep(parsed.bundle).await?),
+            Err(refused) => Err(refused.into()),
         }
     }
 

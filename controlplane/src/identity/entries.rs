@@ -7,13 +7,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use symbolon_proto::ids::{IdError, SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, watch};
+use tracing::warn;
 
 use super::random_hex;
-use crate::model::NodeName;
-use crate::store::{self, SharedStore, Txn, codec, keys};
+use crate::model::{NameError, NodeName};
+use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
 
 /// The most selectors, and DNS names, of one entry.
 const MAX_LIST: usize = 64;
+/// The TTLs of an entry, in seconds: an SVID must outlive its own renewal, and no authority lives for ten years.
+const TTL: std::ops::RangeInclusive<u64> = 2..=10 * 365 * 24 * 3600;
 
 /// One registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Entries {
 pub enum Refused {
     #[error("{0:?}: {1}")]
     Id(String, IdError),
+    #[error("the node: {0}")]
+    Node(#[from] NameError),
     #[error("{id} is not in trust domain {trust_domain}; only its own control plane can register it")]
     ForeignTrustDomain { id: SpiffeId, trust_domain: TrustDomain },
     #[error("{0} lies below /symbolon/, which is reserved for Symbolon's own processes")]
@@ -62,6 +67,8 @@ pub enum Refused {
     Selector(String),
     #[error("{0:?} is not a DNS name")]
     DnsName(String),
+    #[error("the TTL must be from {} to {} seconds", TTL.start(), TTL.end())]
+    Ttl,
     #[error("the same identity, node and selectors are registered already, as {0}")]
     Exists(Arc<str>),
     #[error(transparent)]
@@ -83,8 +90,9 @@ impl Entries {
         let mut table = Table::new();
         for stored in store.range(keys::entries()).await?.0 {
             let record: Record = codec::decode("entry", &stored.value)?;
-            if let Some(entry) = keys::entry_id(&stored.key).and_then(|id| record.parse(id)) {
-                table.insert(entry.id.clone(), Arc::new(entry));
+            match keys::entry_id(&stored.key).and_then(|id| record.parse(id)) {
+                Some(entry) => drop(table.insert(entry.id.clone(), Arc::new(entry))),
+                None => warn!(key = &*stored.key.0, "a stored entry cannot be read; nobody gets its identity"),
             }
         }
         let table = Arc::new(watch::Sender::new(Arc::new(table)));
@@ -121,7 +129,9 @@ impl Entries {
         }
         let key = keys::entry(&entry.id);
         let value = codec::encode("entry", 1, &Record::of(&entry))?;
-        self.store.commit(Txn::new().absent(key.clone()).put(key, value)).await?;
+        if let Committed::Conflict { .. } = self.store.commit(Txn::new().absent(key.clone()).put(key, value)).await? {
+            return Err(Refused::Exists(entry.id)); // 64 random bits: somebody else's by the same accident
+        }
         let entry = Arc::new(entry);
         self.table.send_modify(|table| {
             Arc::make_mut(table).insert(entry.id.clone(), entry.clone());
@@ -151,7 +161,10 @@ impl New {
         if spiffe_id.is_reserved() {
             return Err(Refused::Reserved(spiffe_id));
         }
-        let node = self.node.parse().map_err(|_| Refused::Selector(format!("node {}", self.node)))?;
+        if self.ttl.is_some_and(|ttl| !TTL.contains(&ttl.as_secs())) {
+            return Err(Refused::Ttl);
+        }
+        let node = self.node.parse()?;
         let mut selectors = self.selectors;
         selectors.sort();
         selectors.dedup();
@@ -161,7 +174,9 @@ impl New {
         if let Some(bad) = selectors.iter().find(|selector| !is_selector(selector)) {
             return Err(Refused::Selector(bad.chars().take(80).collect()));
         }
-        if let Some(bad) = self.dns_names.iter().find(|name| !is_dns_name(name)).or(self.dns_names.get(MAX_LIST)) {
+        if let Some(bad) =
+            self.dns_names.iter().find(|name| !is_dns_name(name)).or_else(|| self.dns_names.get(MAX_LIST))
+        {
             return Err(Refused::DnsName(bad.chars().take(80).collect()));
         }
         let (dns_names, hint) = (self.dns_names, self.hint.chars().take(1024).collect());

@@ -46,7 +46,8 @@ impl Issuer {
     /// Mints an X.509-SVID. `ttl` is cut to the authority's own end.
     ///
     /// # Errors
-    /// [`Refusal::WeakKey`] for the authority's own key (bad input 6), [`Refusal::Unavailable`] when no authority is active.
+    /// [`Refusal::WeakKey`] for the authority's own key (bad input 6), [`Refusal::Unavailable`] when no authority is active or it has
+    /// expired, [`Refusal::NotGranted`] for an ID of another trust domain.
     pub fn mint(
         &self,
         key: &SubjectPublicKeyInfo,
@@ -54,12 +55,15 @@ impl Issuer {
         ttl: Duration,
         dns_names: &[String],
     ) -> Result<Minted, Refusal> {
-        debug_assert_eq!(*id.trust_domain(), self.trust_domain, "invariant I1: never outside our trust domain");
-        let signer = self.signer.load_full().ok_or(Refusal::Unavailable)?;
+        if *id.trust_domain() != self.trust_domain {
+            return Err(Refusal::NotGranted(id.to_string())); // invariant I1: never outside our trust domain
+        }
+        let now = self.clock.now();
+        let signer = self.signer.load_full().filter(|signer| now < signer.not_after).ok_or(Refusal::Unavailable)?;
         if profile::key_bytes(key) == signer.public_key {
             return Err(Refusal::WeakKey("this is the authority's own key".into()));
         }
-        let params = profile::svid(id, dns_names, self.clock.now(), ttl, signer.not_after)?;
+        let params = profile::svid(id, dns_names, now, ttl, signer.not_after)?;
         let serial = params.serial_number.as_ref().map(|serial| hex(serial.as_ref())).unwrap_or_default();
         let not_after = SystemTime::from(params.not_after);
         let certificate = params.signed_by(key, &signer.issuer).map_err(|error| {

@@ -22,8 +22,12 @@ pub struct Tokens {
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     node: String,
+    created_at: i64,
     expires_at: i64,
 }
+
+/// How far the clock may have gone back since a token was made, before we no longer believe that it has not expired.
+const CLOCK_SLACK: i64 = 60;
 
 /// A token as it is shown, once.
 #[derive(Clone, Debug)]
@@ -44,11 +48,15 @@ impl Tokens {
     /// If the store refuses.
     pub async fn create(&self, node: &NodeName, ttl: Duration) -> Result<Created, store::Error> {
         let token = random_hex::<32>();
-        let expires_at = unix_secs(self.clock.now() + ttl);
-        let record = Record { node: node.to_string(), expires_at };
+        let created_at = unix_secs(self.clock.now());
+        let expires_at = created_at.saturating_add_unsigned(ttl.as_secs());
+        let record = Record { node: node.to_string(), created_at, expires_at };
         let key = keys::token(&sha256_hex(token.as_bytes()));
-        self.store.commit(Txn::new().absent(key.clone()).put(key, codec::encode("token", 1, &record)?)).await?;
-        Ok(Created { token, expires_at })
+        let made = Txn::new().absent(key.clone()).put(key, codec::encode("token", 1, &record)?);
+        match self.store.commit(made).await? {
+            Committed::Applied(_) => Ok(Created { token, expires_at }),
+            Committed::Conflict { .. } => Err(store::Error::Io { doing: "keep a join token", why: "it exists".into() }),
+        }
     }
 
     /// Spends the token; the node comes from the record, never from the token's text.
@@ -68,7 +76,8 @@ impl Tokens {
             Ok(Committed::Conflict { .. }) => return Err(Refusal::UnknownToken),
             Err(_) => return Err(Refusal::Unavailable),
         }
-        if unix_secs(self.clock.now()) >= record.expires_at {
+        let now = unix_secs(self.clock.now());
+        if now >= record.expires_at || now < record.created_at - CLOCK_SLACK {
             return Err(Refusal::ExpiredToken);
         }
         record.node.parse().map_err(|_| Refusal::UnknownToken)

@@ -28,12 +28,19 @@ pub struct Resource {
     pub needs: Arc<[(ResourceType, Arc<str>)]>,
 }
 
+/// Resources of one type.
+pub type ByName = BTreeMap<Arc<str>, Arc<Resource>>;
+
+/// Resources of every type.
+pub type Resources = BTreeMap<ResourceType, ByName>;
+
 /// What one proxy is to have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The generation of the mesh that it was made from.
     pub generation: u64,
-    pub resources: BTreeMap<ResourceType, BTreeMap<Arc<str>, Arc<Resource>>>,
+    /// The same `Arc` as in the snapshot before if nothing changed for this proxy but the generation.
+    pub resources: Arc<Resources>,
 }
 
 /// What every proxy is to have; published whole.
@@ -71,8 +78,8 @@ impl std::fmt::Debug for Resource {
 
 impl Snapshot {
     /// The resources of one type; empty if there are none.
-    pub fn of(&self, kind: ResourceType) -> &BTreeMap<Arc<str>, Arc<Resource>> {
-        static NONE: BTreeMap<Arc<str>, Arc<Resource>> = BTreeMap::new();
+    pub fn of(&self, kind: ResourceType) -> &ByName {
+        static NONE: ByName = BTreeMap::new();
         self.resources.get(&kind).unwrap_or(&NONE)
     }
 }

@@ -118,7 +118,9 @@ async fn the_task_publishes_what_was_sent() {
 async fn what_is_restored_is_in_the_first_mesh_that_anybody_sees() {
     let tasks = Tasks::default();
     let (handle, unstarted) = new(view());
-    unstarted.spawn(vec![definitions(&["b"]), registered("n1", vec![workload("w", 1)])], &tasks, Drain::new());
+    unstarted.fold([definitions(&["b"])]);
+    unstarted.fold([registered("n1", vec![workload("w", 1)])]);
+    unstarted.spawn(&tasks, Drain::new());
     let first = handle.view.borrow().clone();
     assert_eq!(ids(&first), ["n1/w"]);
     assert!(first.federated.contains_key(&"payments.shop".parse().unwrap()));

@@ -3,7 +3,7 @@
 use symbolon_proto::ids::TrustDomain;
 
 use super::{Key, Prefix};
-use crate::model::{NodeName, PeerName, ServiceName};
+use crate::model::{NodeName, PeerName, ProxyKey, ServiceName};
 
 fn key(text: String) -> Key {
     Key(text.into())
@@ -97,4 +97,26 @@ pub fn rollout(service: &ServiceName, peer: &PeerName) -> Key {
 /// All rollouts.
 pub fn rollouts() -> Prefix {
     Prefix("rollouts/".into())
+}
+
+/// Which load sample of a proxy was counted last.
+pub fn counted_load(proxy: &ProxyKey) -> Key {
+    key(format!("loads/{}/{}", proxy.node, proxy.identity))
+}
+
+/// All proxies' counted samples.
+pub fn counted_loads() -> Prefix {
+    Prefix("loads/".into())
+}
+
+/// The proxy in a [`counted_load`] key.
+pub fn proxy_of_counted_load(key: &Key) -> Option<ProxyKey> {
+    let (node, identity) = key.0.strip_prefix("loads/")?.split_once('/')?;
+    Some(ProxyKey { node: node.parse().ok()?, identity: identity.parse().ok()? })
+}
+
+/// The service and peer in a [`rollout`] key.
+pub fn pair_of_rollout(key: &Key) -> Option<(ServiceName, PeerName)> {
+    let (service, peer) = key.0.strip_prefix("rollouts/")?.split_once('/')?;
+    Some((service.parse().ok()?, peer.parse().ok()?))
 }

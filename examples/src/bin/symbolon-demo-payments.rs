@@ -3,12 +3,13 @@
 //! ```text
 //! symbolon-demo-payments --listen 127.0.0.1:8000 --name payments-b1 --control 127.0.0.1:8001
 //! curl -X PUT 'http://127.0.0.1:8001/errors/0.3'    # 30 % of the replies are 500, marked x-demo-injected
+//! curl -X PUT 'http://127.0.0.1:8001/healthy/false' # /healthz answers 503, payments go on
 //! ```
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -32,7 +33,7 @@ struct Options {
     /// What it says of itself in the header x-demo-workload.
     #[arg(long)]
     name: String,
-    /// Where it takes orders (`PUT /errors/<share>`), ip:port.
+    /// Where it takes orders (`PUT /errors/<share>`, `PUT /healthy/<bool>`), ip:port.
     #[arg(long)]
     control: SocketAddr,
 }
@@ -40,12 +41,13 @@ struct Options {
 struct Service {
     name: String,
     failing: AtomicU32,
+    healthy: AtomicBool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let service = Arc::new(Service { name: options.name, failing: AtomicU32::new(0) });
+    let service = Arc::new(Service { name: options.name, failing: AtomicU32::new(0), healthy: AtomicBool::new(true) });
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("bind {}", options.listen))?;
     let control = TcpListener::bind(options.control).await.with_context(|| format!("bind {}", options.control))?;
     let orders = service.clone();
@@ -72,7 +74,10 @@ where
 impl Service {
     fn pay(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.uri().path() == "/healthz" {
-            return reply(StatusCode::OK, "ok\n".into());
+            return match self.healthy.load(Ordering::Relaxed) {
+                true => reply(StatusCode::OK, "ok\n".into()),
+                false => reply(StatusCode::SERVICE_UNAVAILABLE, "not well\n".into()),
+            };
         }
         let fails = rand::random_range(0.0..WHOLE) < f64::from(self.failing.load(Ordering::Relaxed));
         let (status, words) = if fails {
@@ -90,14 +95,23 @@ impl Service {
     }
 
     fn order(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let share = request.uri().path().strip_prefix("/errors/").and_then(|text| text.parse::<f64>().ok());
-        match share {
-            Some(share) if request.method() == Method::PUT && (0.0..=1.0).contains(&share) => {
+        let path = request.uri().path();
+        let share = path.strip_prefix("/errors/").and_then(|text| text.parse::<f64>().ok());
+        let healthy = path.strip_prefix("/healthy/").and_then(|text| text.parse::<bool>().ok());
+        match (request.method(), share, healthy) {
+            (&Method::PUT, Some(share), _) if (0.0..=1.0).contains(&share) => {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 10,000")]
                 self.failing.store((share * WHOLE) as u32, Ordering::Relaxed);
                 reply(StatusCode::OK, format!("failing {share} of the requests\n"))
             }
-            _ => reply(StatusCode::BAD_REQUEST, "PUT /errors/<share from 0 to 1>\n".into()),
+            (&Method::PUT, _, Some(healthy)) => {
+                self.healthy.store(healthy, Ordering::Relaxed);
+                reply(StatusCode::OK, format!("healthy: {healthy}\n"))
+            }
+            _ => reply(
+                StatusCode::BAD_REQUEST,
+                "PUT /errors/<share from 0 to 1> or PUT /healthy/<true or false>\n".into(),
+            ),
         }
     }
 }

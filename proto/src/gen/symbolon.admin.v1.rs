@@ -91,6 +91,15 @@ pub struct ShowBundleRequest {
     #[prost(string, tag = "1")]
     pub trust_domain: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBundleRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub jwks: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ShowBundleResponse {
     #[prost(string, tag = "1")]
@@ -612,6 +621,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ShowBundle"));
             self.inner.unary(req, path, codec).await
         }
+        /// The operator's own word on a peer's bundle. Refused if it is older than what is held, unless forced.
+        pub async fn set_bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowBundleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/SetBundle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "SetBundle"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_identity(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateIdentityRequest>,
@@ -818,6 +852,14 @@ pub mod admin_server {
         async fn show_bundle(
             &self,
             request: tonic::Request<super::ShowBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowBundleResponse>,
+            tonic::Status,
+        >;
+        /// The operator's own word on a peer's bundle. Refused if it is older than what is held, unless forced.
+        async fn set_bundle(
+            &self,
+            request: tonic::Request<super::SetBundleRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ShowBundleResponse>,
             tonic::Status,
@@ -1149,6 +1191,49 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShowBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/SetBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetBundleSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::SetBundleRequest>
+                    for SetBundleSvc<T> {
+                        type Response = super::ShowBundleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetBundleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::set_bundle(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetBundleSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

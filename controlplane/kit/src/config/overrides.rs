@@ -8,7 +8,7 @@ use super::{describe, from_yaml};
 
 const PREFIX: &str = "SYMBOLON_";
 /// Variables with this prefix that are no fields of a configuration file.
-const OTHERS: [&str; 3] = ["SYMBOLON_ADMIN_SOCKET", "SYMBOLON_CONFIG", "SYMBOLON_LOG"];
+const OTHERS: [&str; 4] = ["SYMBOLON_ADMIN_SOCKET", "SYMBOLON_CONFIG", "SYMBOLON_LOG", "SYMBOLON_LOG_FORMAT"];
 
 /// One override: the variable, and the path that it names.
 #[derive(Debug)]

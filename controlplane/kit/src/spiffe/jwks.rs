@@ -121,7 +121,7 @@ pub(super) fn parse(trust_domain: &TrustDomain, bytes: &[u8], now: SystemTime) -
 
 fn refresh_hint(document: &Map<String, Value>, warnings: &mut Vec<String>) -> Duration {
     let Some(hint) = document.get("spiffe_refresh_hint") else { return DEFAULT_REFRESH };
-    let seconds = hint.as_i64().or(hint.as_u64().map(|_| i64::MAX));
+    let seconds = hint.as_i64().or_else(|| hint.as_u64().map(|_| i64::MAX));
     let clamped = seconds.map(|seconds| seconds.clamp(*REFRESH.start(), *REFRESH.end()));
     if clamped != seconds || seconds.is_none() {
         warnings.push("the refresh hint is not between 30 s and 24 h".into());
@@ -191,23 +191,31 @@ fn authority(
 
 /// Another trust domain that the certificate names as its own (bad input 46).
 fn other_owner(trust_domain: &TrustDomain, certificate: &X509Certificate<'_>) -> Option<String> {
-    let names = certificate.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) if uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) => {
-            match uri.parse::<SpiffeId>() {
-                Ok(id) if id.trust_domain() == trust_domain => None,
-                Ok(id) => Some(id.trust_domain().to_string()),
-                Err(_) => Some(uri.chars().take(80).collect()),
-            }
-        }
-        _ => None,
+    spiffe_names(certificate).into_iter().find_map(|uri| match uri.parse::<SpiffeId>() {
+        Ok(id) if id.trust_domain() == trust_domain => None,
+        Ok(id) => Some(id.trust_domain().to_string()),
+        Err(_) => Some(uri.chars().take(80).collect()),
     })
 }
 
-/// and a key that can be believed.
+fn spiffe_names<'a>(certificate: &X509Certificate<'a>) -> Vec<&'a str> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let spiffe = |name: &GeneralName<'a>| match name {
+        GeneralName::URI(uri) if uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) => {
+            Some(*uri)
+        }
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(spiffe).collect()
+}
+
+/// and a key that can be believed.
 fn not_an_authority(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     if !certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca) {
         return Some("x5c is not an authority (CA:TRUE is missing)");
+    }
+    if spiffe_names(certificate).iter().any(|uri| SpiffeId::workload(uri).is_ok()) {
+        return Some("x5c has an ID with a path, as only a workload may");
     }
     match certificate.key_usage() {
         Ok(Some(usage)) if !usage.value.key_cert_sign() => return Some("x5c may not sign certificates (keyCertSign)"),

@@ -110,7 +110,7 @@ pub fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
 /// Parses one certificate with nothing behind it.
 pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, SvidError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(SvidError::Malformed),
     }
 }
@@ -297,3 +297,6 @@ impl std::fmt::Debug for Svid {
         write!(f, "Svid({} serial {})", self.id, self.serial)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,3 +117,15 @@ fn authority(trust_domain: &str) -> CertificateParams {
 pub(crate) fn table(authorities: &[&Ca]) -> BundleTable {
     authorities.iter().map(|ca| (ca.trust_domain.clone(), Arc::new(ca.bundle()))).collect()
 }
+
+/// `der` with every `from` replaced by `to`, which is as long; its signature is then wrong.
+pub(crate) fn patched(der: &CertificateDer<'_>, from: &[u8], to: &[u8]) -> CertificateDer<'static> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = der.to_vec();
+    let places: Vec<_> = (0..=bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    assert!(!places.is_empty(), "nothing to patch");
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    bytes.into()
+}

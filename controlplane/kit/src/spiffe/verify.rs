@@ -1,9 +1,10 @@
 //! Chain verification against the leaf's own trust domain's authorities only (X-12 to X-14; invariant I2).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use webpki::{EndEntityCert, KeyUsage};
@@ -19,6 +20,10 @@ pub type BundleTable = BTreeMap<TrustDomain, Arc<Bundle>>;
 const MAX_CERTIFICATES: usize = 16;
 /// The largest chain looked at.
 const MAX_CHAIN_BYTES: usize = 64 * 1024;
+
+/// Neither MD5 nor SHA-1 is among them.
+static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
 /// Which side of TLS the leaf's owner is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,14 +126,13 @@ fn path(
 ) -> Result<SystemTime, webpki::Error> {
     let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let purpose = match usage {
         Usage::Client => KeyUsage::client_auth(),
         Usage::Server => KeyUsage::server_auth(),
     };
     let leaf = EndEntityCert::try_from(leaf)?;
     let now = UnixTime::since_unix_epoch(since_epoch);
-    let verified = leaf.verify_for_usage(algorithms.all, &anchors, intermediates, now, purpose, None, None)?;
+    let verified = leaf.verify_for_usage(ALGORITHMS.all, &anchors, intermediates, now, purpose, None, None)?;
     let vouching = roots.iter().filter(|root| root.anchor == *verified.anchor());
     Ok(vouching.map(|root| root.not_after).max().unwrap_or(SystemTime::UNIX_EPOCH))
 }

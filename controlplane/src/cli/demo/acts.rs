@@ -17,7 +17,7 @@ use super::plan::{CHECKOUT, LEDGER, Node, PAYMENTS_A, PAYMENTS_B, Side};
 use super::processes::Launch;
 use super::stage::{PATIENCE, Stage};
 use super::summary::Partition;
-use super::{Fault, observe};
+use super::{Fault, Sabotage, observe};
 
 /// How many times the second ledger workload comes, and goes.
 const ROUNDS: usize = 100;
@@ -42,7 +42,7 @@ impl Acts {
     ///
     /// # Errors
     /// If anything does not come up.
-    pub async fn join_and_federate(&mut self) -> anyhow::Result<()> {
+    pub async fn join_and_federate(&mut self, sabotage: Option<Sabotage>) -> anyhow::Result<()> {
         self.board.act("two control planes that share nothing start");
         for side in [Side::A, Side::B] {
             self.stage.start_control_plane(side)?;
@@ -54,7 +54,11 @@ impl Acts {
         let [first, second] = PAYMENTS_A;
         self.start_nodes(&[CHECKOUT, first, second, LEDGER]).await?;
         self.board.act("A invites B: a one-time token, then each side trusts exactly the other's bundle");
-        self.stage.federate().await?;
+        self.stage.introduce().await?;
+        if sabotage == Some(Sabotage::WrongBundle) {
+            self.stage.mislead().await?;
+        }
+        self.stage.linked().await?;
         let (checkout, ledger) = (self.stage.plan.envoy_admin(&CHECKOUT), self.stage.plan.inbound(&LEDGER));
         let mut envoy = Admin::new(checkout);
         self.wait_for_host(&mut envoy, "ledger.shop.b", ledger, true).await?;
@@ -100,11 +104,12 @@ impl Acts {
         self.board
             .act(&format!("{ROUNDS} additions and {ROUNDS} removals of an endpoint in B, as A's Envoy sees them"));
         let mut envoy = Admin::new(self.stage.plan.envoy_admin(&CHECKOUT));
-        let second = self.stage.plan.second_ledger();
+        let (first, second) = (self.stage.plan.inbound(&LEDGER), self.stage.plan.second_ledger());
         for _ in 0..ROUNDS {
             for present in [true, false] {
                 let changed = Instant::now();
-                self.stage.write_sidecar_file(&LEDGER, present.then_some(second))?;
+                let inbound = if present { &[first, second][..] } else { &[first] };
+                self.stage.write_sidecar_workloads(&LEDGER, inbound)?;
                 self.wait_for_host(&mut envoy, "ledger.shop.b", second, present).await?;
                 self.board.facts().propagation.push(changed.elapsed().as_secs_f64() * 1e3);
             }

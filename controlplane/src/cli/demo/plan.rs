@@ -26,7 +26,12 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Lifetime of workload SVIDs.
     pub svid_ttl: &'static str,
+    /// Percent of the fair share, and for how long; of A's ramp.
+    pub steps: &'static [(u32, &'static str)],
 }
+
+/// The ramp of the demo.
+pub const STEPS: &[(u32, &str)] = &[(5, "12s"), (25, "9s"), (100, "9s")];
 
 /// A node: one sidecar, one Envoy, at most one application.
 #[derive(Clone, Debug)]
@@ -111,7 +116,7 @@ impl Node {
         format!("{}-{}", self.side.name(), self.name)
     }
 
-    fn workload(&self, plan: &Plan, name: &str, inbound: Option<SocketAddr>) -> Value {
+    fn workload(&self, plan: &Plan, name: &str, inbound: SocketAddr) -> Value {
         let mut workload = json!({
             "name": name,
             "identity": self.identity(),
@@ -121,7 +126,7 @@ impl Node {
             workload["service"] = json!(format!("{service}.shop"));
             workload["address"] = json!(plan.app(self).to_string());
             workload["health"] = json!({"http": "/healthz"});
-            workload["inbound"] = json!(inbound.map(|address| address.to_string()));
+            workload["inbound"] = json!(inbound.to_string());
         }
         if !self.upstreams.is_empty() {
             workload["outbound"] = json!(plan.outbound(self).to_string());
@@ -196,6 +201,10 @@ impl Plan {
             Side::A => json!([{"name": "payments.shop", "peers": ["b"]}]),
             Side::B => json!([]),
         };
+        let steps = self
+            .steps
+            .iter()
+            .map(|(weight, lasts)| json!({"weight": weight, "minDuration": lasts, "minRequests": 300}));
         json!({
             "trustDomain": own.trust_domain(),
             "dataDir": "data",
@@ -210,11 +219,7 @@ impl Plan {
             "services": services,
             "federatedServices": federated,
             "rolloutPolicy": {
-                "steps": [
-                    {"weight": 5, "minDuration": "12s", "minRequests": 100},
-                    {"weight": 25, "minDuration": "9s", "minRequests": 300},
-                    {"weight": 100, "minDuration": "9s", "minRequests": 300},
-                ],
+                "steps": steps.collect::<Vec<_>>(),
                 "interval": "1s",
                 "backoff": "5s",
             },
@@ -230,12 +235,12 @@ impl Plan {
         })
     }
 
-    /// The sidecar's file; with `second` its workload is there twice, the second time with an inbound address of its own.
-    pub fn sidecar_file(&self, node: &Node, second: Option<SocketAddr>) -> Value {
-        let mut workloads = vec![node.workload(self, node.name, Some(self.inbound(node)))];
-        if let Some(inbound) = second {
-            workloads.push(node.workload(self, &format!("{}-2", node.name), Some(inbound)));
-        }
+    /// The sidecar's file: the node's workload once for each of these inbound addresses.
+    pub fn sidecar_file(&self, node: &Node, inbound: &[SocketAddr]) -> Value {
+        let workloads = inbound.iter().enumerate().map(|(index, address)| {
+            let name = if index == 0 { node.name.to_owned() } else { format!("{}-{}", node.name, index + 1) };
+            node.workload(self, &name, *address)
+        });
         json!({
             "trustDomain": node.side.trust_domain(),
             "controlPlane": [self.address(node.side, 1, 8081).to_string()],
@@ -245,7 +250,7 @@ impl Plan {
             "sockets": {"agent": "agent.sock", "xds": "xds.sock"},
             "http": self.sidecar_http(node).to_string(),
             "healthInterval": "1s",
-            "workloads": workloads,
+            "workloads": workloads.collect::<Vec<_>>(),
         })
     }
 }

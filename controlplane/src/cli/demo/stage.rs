@@ -9,14 +9,19 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use http::Method;
 use hyper_util::rt::TokioIo;
+use symbolon_kit::clock::Clock;
+use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_proto::admin::admin_client::AdminClient;
 use symbolon_proto::admin::{
     AcceptPeerRequest, CreateIdentityRequest, CreateTokenRequest, InvitePeerRequest, ListPeersRequest, Peer,
-    ShowBundleRequest,
+    SetBundleRequest, ShowBundleRequest,
 };
+use symbolon_proto::ids::TrustDomain;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::identity::profile;
 
 use super::envoy::{Admin, Http};
 use super::plan::{Node, Plan, Side, write_atomically};
@@ -152,15 +157,23 @@ impl Stage {
         admin_client(self.plan.admin_socket(side))
     }
 
-    /// Invites on A, accepts on B, and waits until both hear each other.
+    /// Invites on A, accepts on B.
     ///
     /// # Errors
-    /// If either refuses, or the link does not come up.
-    pub async fn federate(&mut self) -> anyhow::Result<()> {
+    /// If either refuses.
+    pub async fn introduce(&mut self) -> anyhow::Result<()> {
         let invite = InvitePeerRequest { peer: "b".into(), ttl_seconds: 600 };
         let token = self.admin(Side::A).invite_peer(invite).await.context("peer invite b")?.into_inner().token;
         let accept = AcceptPeerRequest { peer: "a".into(), token };
         self.admin(Side::B).accept_peer(accept).await.context("peer accept a")?;
+        Ok(())
+    }
+
+    /// Waits until both sides hear each other.
+    ///
+    /// # Errors
+    /// If the link does not come up.
+    pub async fn linked(&mut self) -> anyhow::Result<()> {
         for side in [Side::A, Side::B] {
             let admin = self.admin(side);
             self.until(&format!("{} hears its peer", side.name()), PATIENCE, || {
@@ -170,6 +183,26 @@ impl Stage {
             .await?;
         }
         Ok(())
+    }
+
+    /// Hands A another root as B's, and starts A again so that nothing of before is left.
+    ///
+    /// # Errors
+    /// If A does not take it.
+    pub async fn mislead(&mut self) -> anyhow::Result<()> {
+        let trust_domain: TrustDomain = Side::B.trust_domain().parse()?;
+        let now = Clock::system().now();
+        let params = profile::authority(&trust_domain, "a stranger", now, Duration::from_hours(1));
+        let root = params.self_signed(&rcgen::KeyPair::generate()?)?.der().clone();
+        let wrong = Bundle::new(trust_domain, u64::MAX >> 1, Duration::from_mins(1), vec![root]);
+        let file = self.plan.dir.join("wrong-bundle.json");
+        write_atomically(&file, &wrong.to_jwks())?;
+        let request = SetBundleRequest { trust_domain: "b.example".into(), jwks: wrong.to_jwks().into(), force: true };
+        self.admin(Side::A).set_bundle(request).await.context("bundle set")?;
+        let name = Self::control_plane_name(Side::A);
+        self.processes.kill(&name).await?;
+        self.start_control_plane(Side::A)?;
+        self.control_plane_ready(Side::A).await
     }
 
     // --- nodes
@@ -182,17 +215,11 @@ impl Stage {
         let (dir, label) = (self.plan.node_dir(node), node.label());
         std::fs::create_dir_all(&dir)?;
         self.register(node, &dir).await.with_context(|| format!("register {label}"))?;
-        self.write_sidecar_file(node, None)?;
+        self.write_sidecar_workloads(node, &[self.plan.inbound(node)])?;
         if node.service.is_some() {
             self.start_app(node)?;
         }
-        self.processes.start(&Launch {
-            name: format!("sidecar {label}"),
-            exe: self.programs.sidecar.clone(),
-            args: ["run", "--config", "sidecar.yaml"].map(str::to_owned).into(),
-            dir: dir.clone(),
-            env: Vec::new(),
-        })?;
+        self.start_sidecar(node)?;
         self.write_bootstrap(node, &dir).await?;
         self.start_envoy(node)?;
         self.nodes.insert(label, node.clone());
@@ -211,6 +238,20 @@ impl Stage {
             admin.is_ready().await && admin.listeners().await.is_ok_and(|listeners| listeners.len() >= wanted)
         })
         .await
+    }
+
+    /// Starts the node's sidecar; its file must be there.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_sidecar(&mut self, node: &Node) -> anyhow::Result<()> {
+        self.processes.start(&Launch {
+            name: format!("sidecar {}", node.label()),
+            exe: self.programs.sidecar.clone(),
+            args: ["run", "--config", "sidecar.yaml"].map(str::to_owned).into(),
+            dir: self.plan.node_dir(node),
+            env: Vec::new(),
+        })
     }
 
     /// Starts the node's Envoy from the bootstrap that its sidecar printed.
@@ -244,12 +285,12 @@ impl Stage {
         })
     }
 
-    /// Writes the sidecar's file, whole; with `second`, with a second workload behind that inbound address.
+    /// Writes the sidecar's file, whole, with the node's workload behind each of these inbound addresses.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_sidecar_file(&self, node: &Node, second: Option<std::net::SocketAddr>) -> anyhow::Result<()> {
-        let file = serde_json::to_vec_pretty(&self.plan.sidecar_file(node, second))?;
+    pub fn write_sidecar_workloads(&self, node: &Node, inbound: &[std::net::SocketAddr]) -> anyhow::Result<()> {
+        let file = serde_json::to_vec_pretty(&self.plan.sidecar_file(node, inbound))?;
         Ok(write_atomically(&self.plan.node_dir(node).join("sidecar.yaml"), &file)?)
     }
 

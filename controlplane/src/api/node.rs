@@ -1,0 +1,226 @@
+//! The Node service: what sidecars say to their control plane, and hear from it. [`caller`] says who calls, [`sync`] is the
+//! standing conversation, [`load`] takes load reports.
+
+mod caller;
+mod load;
+mod sync;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use symbolon_kit::clock::{Clock, unix_secs};
+use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::{Counter, Metrics};
+use symbolon_kit::net::PeerIdentity;
+use symbolon_kit::supervise::Tasks;
+use symbolon_proto::node as wire;
+use symbolon_proto::node::node_server::{Node as NodeService, NodeServer};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use crate::identity::{Identity, Minted, Refusal};
+use crate::model::NodeName;
+use crate::sources::nodes;
+
+pub use load::{LoadRefused, LoadSink};
+
+/// The most CSRs in one Mint (bad input 20).
+pub const MAX_BATCH: usize = 500;
+/// The largest message from a node: 1,000 workloads with their upstreams, or a batch of CSRs, fit.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Updates that wait for a node to read them.
+const OUTBOX: usize = 16;
+
+/// What the service works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub identity: Identity,
+    pub registrations: nodes::Handle,
+    pub loads: Arc<dyn LoadSink>,
+    pub clock: Clock,
+    /// How often nodes are asked to forward load reports.
+    pub report_every: Duration,
+    pub tasks: Tasks,
+    pub drain: Drain,
+}
+
+/// The service; one value serves all nodes.
+#[derive(Debug)]
+pub struct Node {
+    parts: Parts,
+    conversations: sync::Conversations,
+    refusals: Counter,
+}
+
+/// The service as a tonic server, with its limits.
+pub fn server(parts: Parts, metrics: &Metrics) -> NodeServer<Node> {
+    let refusals = metrics.counter("symbolon_node_api_refusals", "Requests of nodes that were refused, by reason");
+    let node = Node { parts, conversations: sync::Conversations::default(), refusals };
+    NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Counts and logs a refusal, once, and makes it the caller's answer.
+    fn refuse(&self, caller: &str, refused: &Refused) -> Status {
+        self.refusals.inc(&[("reason", refused.label())]);
+        info!(caller, reason = refused.label(), %refused, "a node's request was refused");
+        refused.status()
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
+        let peer = request.extensions().get::<PeerIdentity>();
+        caller::node(&self.parts.identity, peer).map_err(|refused| self.refuse(&caller::shown(peer), &refused))
+    }
+
+    fn mint_one(identity: &Identity, node: &NodeName, asked: &wire::Csr) -> Result<Minted, Refusal> {
+        match asked.entry_id.as_str() {
+            "" => identity.renew_node(node, &asked.csr),
+            entry => identity.mint_for_entry(node, entry, &asked.csr),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Node {
+    async fn attest(&self, request: Request<wire::AttestRequest>) -> Result<Response<wire::AttestResponse>, Status> {
+        let caller = caller::shown(request.extensions().get::<PeerIdentity>());
+        let asked = request.into_inner();
+        let identity = &self.parts.identity;
+        let attested = identity.attest_node(&asked.join_token, &asked.csr).await;
+        let minted = attested.map_err(|refusal| self.refuse(&caller, &Refused::Identity(refusal)))?;
+        let own =
+            identity.bundles.own().ok_or_else(|| self.refuse(&caller, &Refused::Identity(Refusal::Unavailable)))?;
+        info!(caller, node = %minted.id, serial = minted.serial, "node attested");
+        Ok(Response::new(wire::AttestResponse {
+            spiffe_id: minted.id.to_string(),
+            expires_at: unix_secs(minted.not_after),
+            chain: chain(minted),
+            bundle: own.to_jwks().into(),
+        }))
+    }
+
+    async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
+        let node = self.caller(&request)?;
+        let csrs = request.into_inner().csrs;
+        if csrs.len() > MAX_BATCH {
+            return Err(self.refuse(node.as_str(), &Refused::BatchTooLarge(csrs.len())));
+        }
+        let (identity, of) = (self.parts.identity.clone(), node.clone());
+        // A full batch is tens of milliseconds of signatures: not on a thread that others wait for.
+        let minting = move || csrs.iter().map(|asked| Self::mint_one(&identity, &of, asked)).collect::<Vec<_>>();
+        let minted = tokio::task::spawn_blocking(minting).await.map_err(|panic| {
+            warn!(%node, %panic, "minting panicked");
+            self.refuse(node.as_str(), &Refused::Identity(Refusal::Unavailable))
+        })?;
+        let results = minted.into_iter().map(|outcome| wire::Minted { outcome: Some(self.answer(&node, outcome)) });
+        Ok(Response::new(wire::MintResponse { results: results.collect() }))
+    }
+
+    type SyncStream = ReceiverStream<Result<wire::NodeUpdate, Status>>;
+
+    async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {
+        let node = self.caller(&request)?;
+        let outbox = sync::start(&self.parts, &self.conversations, &self.refusals, node, request.into_inner());
+        Ok(Response::new(outbox))
+    }
+
+    type ReportLoadStream = ReceiverStream<Result<wire::LoadAck, Status>>;
+
+    async fn report_load(
+        &self,
+        request: Request<Streaming<wire::LoadBatch>>,
+    ) -> Result<Response<Self::ReportLoadStream>, Status> {
+        let node = self.caller(&request)?;
+        Ok(Response::new(load::start(&self.parts, &self.refusals, node, request.into_inner())))
+    }
+}
+
+impl Node {
+    fn answer(&self, node: &NodeName, outcome: Result<Minted, Refusal>) -> wire::minted::Outcome {
+        match outcome {
+            Ok(minted) => wire::minted::Outcome::Svid(wire::Svid {
+                spiffe_id: minted.id.to_string(),
+                expires_at: unix_secs(minted.not_after),
+                chain: chain(minted),
+            }),
+            Err(refusal) => {
+                let reason = refusal.label().to_owned();
+                let detail = refusal.to_string();
+                self.refuse(node.as_str(), &Refused::Identity(refusal));
+                wire::minted::Outcome::Refusal(wire::Refusal { reason, detail })
+            }
+        }
+    }
+}
+
+fn chain(minted: Minted) -> Vec<bytes::Bytes> {
+    minted.chain.into_iter().map(|certificate| certificate.to_vec().into()).collect()
+}
+
+/// Why a node's request was refused; each with a stable label, and safe to show to the node.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("this call needs the node's SVID; attest first")]
+    Anonymous,
+    #[error("{0} is not a node of this trust domain")]
+    NotANode(symbolon_proto::ids::SpiffeId),
+    #[error("{0} CSRs in one request; at most {MAX_BATCH}")]
+    BatchTooLarge(usize),
+    #[error(transparent)]
+    Identity(Refusal),
+    #[error("the registration could not be kept: {0}")]
+    Registration(#[from] nodes::Error),
+    #[error("the message is malformed: {0}")]
+    Malformed(String),
+    #[error("{0} does not run on this node")]
+    NotYourProxy(symbolon_proto::ids::SpiffeId),
+    #[error("the load report could not be kept: {0}")]
+    Load(#[from] LoadRefused),
+    #[error("this node opened another stream; this one is closed")]
+    Replaced,
+    #[error("the control plane is stopping; connect again")]
+    Draining,
+}
+
+impl Refused {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::NotANode(_) => "not_a_node",
+            Self::BatchTooLarge(_) => "batch_too_large",
+            Self::Identity(refusal) => refusal.label(),
+            Self::Registration(_) => "registration_not_kept",
+            Self::Malformed(_) => "malformed",
+            Self::NotYourProxy(_) => "not_your_proxy",
+            Self::Load(_) => "load_not_kept",
+            Self::Replaced => "replaced",
+            Self::Draining => "draining",
+        }
+    }
+
+    fn status(&self) -> Status {
+        let text = self.to_string();
+        match self {
+            Self::Anonymous => Status::unauthenticated(text),
+            Self::NotANode(_) | Self::NotYourProxy(_) => Status::permission_denied(text),
+            Self::BatchTooLarge(_) => Status::resource_exhausted(text),
+            Self::Malformed(_) => Status::invalid_argument(text),
+            Self::Registration(_) | Self::Load(_) | Self::Draining => Status::unavailable(text),
+            Self::Replaced => Status::aborted(text),
+            Self::Identity(refusal) => match refusal {
+                Refusal::BadCsr(_) | Refusal::WeakKey(_) => Status::invalid_argument(text),
+                Refusal::UnknownEntry => Status::not_found(text),
+                Refusal::NotYourEntry | Refusal::NotGranted(_) => Status::permission_denied(text),
+                Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
+                Refusal::Unavailable => Status::unavailable(text),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

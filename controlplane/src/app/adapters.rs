@@ -1,0 +1,92 @@
+//! Traits that the parts own, made of each other's handles.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt};
+use symbolon_kit::spiffe::bundle::{Bundle, BundleError};
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
+use tokio_stream::wrappers::WatchStream;
+
+use crate::api::node::{LoadRefused, LoadSink};
+use crate::federation::{BundleBook, BundleRefused};
+use crate::identity::Identity;
+use crate::identity::bundles::{Bundles, Refused};
+use crate::model::{LoadSample, NodeName};
+use crate::sources::nodes::Entitlements;
+use crate::{rollout, xds};
+
+/// What a node may run, by the registration entries.
+#[derive(Clone, Debug)]
+pub(super) struct ByEntries(pub(super) Identity);
+
+impl ByEntries {
+    fn entitled(&self, node: &NodeName, identity: &SpiffeId) -> bool {
+        self.0.entries.all().values().any(|entry| entry.node == *node && entry.spiffe_id == *identity)
+    }
+}
+
+impl Entitlements for ByEntries {
+    fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
+        self.entitled(node, identity)
+    }
+}
+
+impl xds::Admission for ByEntries {
+    fn node_of(&self, id: &SpiffeId) -> Option<NodeName> {
+        self.0.node_of(id)
+    }
+
+    fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
+        self.entitled(node, identity)
+    }
+}
+
+/// The link's book of bundles.
+#[derive(Clone, Debug)]
+pub(super) struct Book(pub(super) Bundles);
+
+impl BundleBook for Book {
+    fn own(&self) -> Option<Arc<Bundle>> {
+        self.0.own()
+    }
+
+    fn of(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        self.0.all().get(trust_domain).cloned()
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::new(self.0.watch()).map(|_| ()).boxed()
+    }
+
+    fn offer<'a>(&'a self, trust_domain: &'a TrustDomain, jwks: &'a [u8]) -> BoxFuture<'a, Result<(), BundleRefused>> {
+        async move {
+            self.0.offer(trust_domain, jwks).await.map_err(|refused| {
+                let text = refused.to_string();
+                match refused {
+                    Refused::Store(_) => BundleRefused::Unavailable(text),
+                    Refused::Bundle(BundleError::Older { .. } | BundleError::SameSequence(_)) => {
+                        BundleRefused::Sequence(text)
+                    }
+                    _ => BundleRefused::Content(text),
+                }
+            })
+        }
+        .boxed()
+    }
+}
+
+/// Load goes to the rollouts' judge.
+#[derive(Clone, Debug)]
+pub(super) struct ToRollouts(pub(super) rollout::Handle);
+
+impl LoadSink for ToRollouts {
+    fn count(&self, sample: LoadSample) -> BoxFuture<'_, Result<(), LoadRefused>> {
+        async move {
+            let counted = self.0.load(sample).await;
+            counted.map(|_| ()).map_err(|error| LoadRefused(error.to_string()))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,227 @@
+//! The configuration file as the operator writes it. Unknown fields are refused; the values are parsed in [`super::check`], once,
+//! into types that cannot be wrong.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use symbolon_kit::config::duration;
+
+/// The whole file. See `docs/configuration.md`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct File {
+    /// This mesh's trust domain, e.g. `a.example`. Never changes once the store exists.
+    pub trust_domain: String,
+    /// Keys and state; made with mode 0700.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    #[serde(default)]
+    pub listen: Listen,
+    #[serde(default)]
+    pub identity: IdentityFile,
+    /// Services of this mesh and who may import them.
+    #[serde(default)]
+    pub services: Vec<ServiceFile>,
+    /// Local names joined with the same name at peers.
+    #[serde(default)]
+    pub federated_services: Vec<FederatedFile>,
+    #[serde(default)]
+    pub rollout_policy: PolicyFile,
+    #[serde(default)]
+    pub peers: Vec<PeerFile>,
+    #[serde(default)]
+    pub federation: FederationFile,
+    /// How often nodes forward the load reports of their proxies.
+    #[serde(default = "default_report_interval", with = "duration")]
+    pub load_report_interval: Duration,
+}
+
+/// Where the control plane listens. Port 0 means any free port; the bound addresses are logged and written to
+/// `<dataDir>/addresses.json`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Listen {
+    /// Node API and xDS, mTLS.
+    pub node: String,
+    /// Federation link, mTLS.
+    pub federation: String,
+    /// `/metrics`, `/livez`, `/readyz`; plain HTTP.
+    pub http: String,
+    /// Admin API: a Unix socket, made in a folder of mode 0700.
+    pub admin: PathBuf,
+}
+
+/// Lifetimes of what the authority signs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct IdentityFile {
+    #[serde(with = "duration")]
+    pub ca_ttl: Duration,
+    /// Of SVIDs whose entry names no TTL.
+    #[serde(with = "duration")]
+    pub svid_ttl: Duration,
+    /// `spiffe_refresh_hint` of the bundle.
+    #[serde(with = "duration")]
+    pub refresh_hint: Duration,
+}
+
+/// One service of this mesh.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServiceFile {
+    pub name: String,
+    #[serde(default)]
+    pub export_to: Vec<String>,
+}
+
+/// One local name joined with peers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct FederatedFile {
+    pub name: String,
+    pub peers: Vec<String>,
+}
+
+/// How a federated service is ramped; see `docs/rollouts.md`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct PolicyFile {
+    pub steps: Vec<StepFile>,
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    #[serde(with = "duration")]
+    pub backoff: Duration,
+    #[serde(with = "duration")]
+    pub max_backoff: Duration,
+    #[serde(with = "duration")]
+    pub max_hold: Duration,
+    /// `fairShare` (by capacity) or `all`.
+    pub shift: String,
+    /// Percent of the traffic that stays local at the last step.
+    pub holdback: u32,
+    /// Share of failing requests that is never a reason to roll back, e.g. 0.001.
+    pub error_tolerance: f64,
+    /// How many times the local error rate the remote one may be.
+    pub rho: f64,
+    /// The chance of a false rollback per step.
+    pub alpha: f64,
+    /// The most that one remote endpoint counts for, whatever weight the peer claims.
+    pub max_endpoint_weight: u32,
+}
+
+/// One step of the ramp.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StepFile {
+    /// Percent of the fair share.
+    pub weight: u32,
+    /// Time with evidence, from the acknowledgement of the weights.
+    #[serde(with = "duration")]
+    pub min_duration: Duration,
+    #[serde(default)]
+    pub min_requests: u64,
+}
+
+/// A peer, and what it may say. Nothing of this is ever taken from the wire.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PeerFile {
+    pub name: String,
+    pub trust_domain: String,
+    /// Its federation link, host:port; usually learned from its token.
+    #[serde(default)]
+    pub address: Option<String>,
+    #[serde(default)]
+    pub grants: GrantsFile,
+}
+
+/// What a peer may assert to us.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct GrantsFile {
+    /// SPIFFE IDs, a segment may be `*` and the last `**`.
+    pub identities: Vec<String>,
+    /// Services, `<svc>.<ns>` or `*.<ns>`.
+    pub names: Vec<String>,
+    /// Address ranges, CIDR. Loopback only where a range names it.
+    pub addresses: Vec<String>,
+}
+
+/// Timing of the link.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct FederationFile {
+    #[serde(with = "duration")]
+    pub beat: Duration,
+    #[serde(with = "duration")]
+    pub suspect_after: Duration,
+    #[serde(with = "duration")]
+    pub stale_after: Duration,
+    #[serde(with = "duration")]
+    pub expired_after: Duration,
+    /// What the token tells the peer to dial; the bound federation address if empty.
+    pub advertise: Vec<String>,
+}
+
+// === defaults ===
+
+fn default_data_dir() -> PathBuf {
+    "/var/lib/symbolon".into()
+}
+
+fn default_report_interval() -> Duration {
+    Duration::from_secs(5)
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            node: "0.0.0.0:8081".into(),
+            federation: "0.0.0.0:8443".into(),
+            http: "127.0.0.1:8080".into(),
+            admin: "/run/symbolon/admin/admin.sock".into(),
+        }
+    }
+}
+
+impl Default for IdentityFile {
+    fn default() -> Self {
+        Self {
+            ca_ttl: Duration::from_hours(24),
+            svid_ttl: Duration::from_hours(1),
+            refresh_hint: Duration::from_mins(5),
+        }
+    }
+}
+
+impl Default for PolicyFile {
+    fn default() -> Self {
+        let step = |weight| StepFile { weight, min_duration: Duration::from_mins(1), min_requests: 300 };
+        Self {
+            steps: vec![step(5), step(25), step(100)],
+            interval: Duration::from_secs(5),
+            backoff: Duration::from_mins(1),
+            max_backoff: Duration::from_hours(1),
+            max_hold: Duration::from_mins(30),
+            shift: "fairShare".into(),
+            holdback: 1,
+            error_tolerance: 0.001,
+            rho: 1.5,
+            alpha: 0.01,
+            max_endpoint_weight: 100,
+        }
+    }
+}
+
+impl Default for FederationFile {
+    fn default() -> Self {
+        Self {
+            beat: Duration::from_secs(1),
+            suspect_after: Duration::from_secs(3),
+            stale_after: Duration::from_secs(30),
+            expired_after: Duration::from_mins(15),
+            advertise: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The control plane's own SVID: minted by its own authority, renewed at half life, presented on every port; and the bundles by
+//! which callers are verified, fed into the same [`tls::Identity`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use symbolon_kit::backoff::Backoff;
+use symbolon_kit::clock::Clock;
+use symbolon_kit::drain::Drain;
+use symbolon_kit::spiffe::renewal::renew_at;
+use symbolon_kit::spiffe::svid::{Svid, new_key};
+use symbolon_kit::tls;
+use symbolon_proto::ids::SpiffeId;
+use tracing::{error, info};
+
+use crate::identity::Identity;
+
+/// A clock that is set forward is noticed within this.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Keeps the control plane's own SVID.
+#[derive(Debug)]
+pub(super) struct OwnSvid {
+    identity: Identity,
+    id: SpiffeId,
+    tls: tls::Identity,
+    clock: Clock,
+    svid: Svid,
+    seed: u64,
+}
+
+impl OwnSvid {
+    /// Mints the first one and presents it.
+    pub(super) fn start(
+        identity: Identity,
+        id: SpiffeId,
+        tls: tls::Identity,
+        clock: Clock,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let svid = mint(&identity, &id).context("the control plane's own SVID")?;
+        tls.set_svid(&svid);
+        tls.set_bundles(&identity.bundles.all());
+        Ok(Self { identity, id, tls, clock, svid, seed })
+    }
+
+    /// Follows renewals and bundles until drained. An SVID that cannot be renewed serves on.
+    pub(super) async fn run(mut self, drain: Drain) {
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), self.seed);
+        let mut bundles = self.identity.bundles.watch();
+        let mut due = renew_at(self.svid.not_before, self.svid.not_after, &mut rng);
+        let mut retry = Duration::ZERO;
+        loop {
+            let wait = due.duration_since(self.clock.now()).unwrap_or_default().min(LONGEST_WAIT).max(retry);
+            tokio::select! {
+                changed = bundles.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let table: Arc<_> = bundles.borrow_and_update().clone();
+                    self.tls.set_bundles(&table);
+                    continue;
+                }
+                () = tokio::time::sleep(wait) => {}
+                () = drain.cancelled() => return,
+            }
+            if self.clock.now() < due {
+                continue;
+            }
+            match mint(&self.identity, &self.id) {
+                Ok(svid) => {
+                    info!(?svid, "own SVID renewed");
+                    self.tls.set_svid(&svid);
+                    due = renew_at(svid.not_before, svid.not_after, &mut rng);
+                    self.svid = svid;
+                    retry = Duration::ZERO;
+                    backoff.reset();
+                }
+                Err(error) => {
+                    error!(%error, "the control plane's own SVID could not be renewed; the one before serves on");
+                    retry = backoff.next_wait();
+                }
+            }
+        }
+    }
+}
+
+fn mint(identity: &Identity, id: &SpiffeId) -> anyhow::Result<Svid> {
+    let (key, csr) = new_key()?;
+    let minted = identity.mint_own(id, &csr)?;
+    Ok(Svid::new(minted.chain, key)?)
+}

@@ -1,0 +1,68 @@
+use clap::CommandFactory;
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Cli, u8> {
+    parse(line.split(' ').map(Into::into))
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    fn walk(command: &mut clap::Command, path: &str, seen: &mut Vec<String>) {
+        let name = format!("{path} {}", command.get_name());
+        if command.has_subcommands() {
+            command.get_subcommands_mut().filter(|one| one.get_name() != "help").for_each(|one| walk(one, &name, seen));
+        } else {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{name} has no examples");
+            seen.push(name);
+        }
+    }
+    let (mut command, mut seen) = (Cli::command(), Vec::new());
+    walk(&mut command, "", &mut seen);
+    assert!(seen.len() >= 20, "{seen:?}");
+}
+
+#[test]
+fn usage_errors_end_with_64_and_help_with_0() {
+    assert_eq!(parsed("symbolon frobnicate").err(), Some(failure::USAGE));
+    assert_eq!(parsed("symbolon token create").err(), Some(failure::USAGE));
+    assert_eq!(parsed("symbolon token create --node x --ttl soon").err(), Some(failure::USAGE));
+    assert_eq!(parsed("symbolon --help").err(), Some(0));
+    assert_eq!(parsed("symbolon rollout get --help").err(), Some(0));
+}
+
+#[test]
+fn the_admin_socket_may_stand_anywhere() {
+    for line in ["symbolon --admin-socket a.sock peer list", "symbolon peer list --admin-socket a.sock"] {
+        assert_eq!(parsed(line).unwrap().admin_socket, PathBuf::from("a.sock"));
+    }
+}
+
+#[tokio::test]
+async fn without_a_control_plane_a_command_ends_with_69_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    let cli = parsed(&format!("symbolon peer list --admin-socket {}", socket.display())).unwrap();
+    let failure = run(cli).await.unwrap_err();
+    assert_eq!(failure.code, failure::UNREACHABLE);
+    let message = failure.message().unwrap();
+    assert!(message.contains("none.sock") && message.contains("symbolon serve"), "{message}");
+}
+
+#[test]
+fn text_from_elsewhere_cannot_move_the_cursor() {
+    assert_eq!(output::printable("a\x1b[2J\u{202e}b\né"), "a\\u{1b}[2J\\u{202e}b\\né");
+}
+
+#[test]
+fn tables_are_aligned() {
+    let mut table = output::Table::new(["A", "LONG"]);
+    table.row(["longer".into(), "x".into()]);
+    assert_eq!(table.to_string(), "A        LONG\nlonger   x\n");
+}

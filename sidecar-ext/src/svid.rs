@@ -1,0 +1,6 @@
+//! The workloads' SVIDs as they are kept on this node: one pure machine per entry ([`slot`]), one task that mints ahead of demand
+//! and renews ([`cache`]), and their form on disk ([`pem`]).
+
+pub mod cache;
+pub mod pem;
+pub mod slot;

@@ -1,0 +1,263 @@
+//! What tests share: an authority, callers, views.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper_util::rt::TokioIo;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use symbolon_kit::clock::Clock;
+use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::Metrics;
+use symbolon_kit::spiffe::bundle::Bundle;
+use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
+use symbolon_kit::spiffe::verify::BundleTable;
+use symbolon_proto::ids::TrustDomain;
+use symbolon_proto::node::SecretAck;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::attest::Attestor;
+use crate::config::Workload;
+use crate::guard::Guard;
+use crate::identity::{Entry, Held, Holding, View};
+use crate::sds::acks::Acks;
+use crate::sds::{self, Sds};
+use crate::selector::{Selector, Selectors};
+use crate::server;
+use crate::workload_api::WorkloadApi;
+
+/// A certificate authority of one trust domain, on the machine's clock.
+pub(crate) struct Ca {
+    pub(crate) trust_domain: TrustDomain,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Ca {
+    pub(crate) fn new(trust_domain: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, trust_domain);
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into().unwrap())];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = now();
+        (params.not_before, params.not_after) = ((now - HOUR).into(), (now + 24 * HOUR).into());
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { trust_domain: trust_domain.parse().unwrap(), issuer }
+    }
+
+    pub(crate) fn bundle(&self) -> Bundle {
+        self.bundle_at(1)
+    }
+
+    pub(crate) fn bundle_at(&self, sequence: u64) -> Bundle {
+        Bundle::new(self.trust_domain.clone(), sequence, Duration::from_secs(300), vec![self.issuer.der().clone()])
+    }
+
+    /// An SVID of an hour.
+    pub(crate) fn svid(&self, id: &str) -> Svid {
+        self.svid_for(id, HOUR)
+    }
+
+    pub(crate) fn svid_for(&self, id: &str, ttl: Duration) -> Svid {
+        self.svid_from(id, now(), ttl)
+    }
+
+    pub(crate) fn svid_from(&self, id: &str, from: SystemTime, ttl: Duration) -> Svid {
+        let (key, csr) = new_key().unwrap();
+        self.join(key, vec![self.sign(&csr, id, from, ttl)])
+    }
+
+    fn join(&self, key: PrivateKey, chain: Vec<CertificateDer<'static>>) -> Svid {
+        Svid::new(chain, key).unwrap()
+    }
+
+    /// Signs the key of a CSR.
+    pub(crate) fn sign(&self, csr: &[u8], id: &str, from: SystemTime, ttl: Duration) -> CertificateDer<'static> {
+        let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
+        (params.not_before, params.not_after) = (from.into(), (from + ttl).into());
+        params.signed_by(&csr.public_key, &self.issuer).unwrap().der().clone()
+    }
+}
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// The machine's time, in whole seconds as certificates have it.
+pub(crate) fn now() -> SystemTime {
+    let now = symbolon_kit::clock::unix_secs(Clock::system().now());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(now.unsigned_abs())
+}
+
+/// An entry that demands `selectors`.
+pub(crate) fn entry(id: &str, spiffe_id: &str, selectors: &[&str]) -> Entry {
+    Entry {
+        id: id.into(),
+        spiffe_id: spiffe_id.parse().unwrap(),
+        selectors: selectors.iter().map(|text| Selector::demanded(text)).collect(),
+        ttl_seconds: 0,
+        dns_names: Vec::new(),
+        hint: String::new(),
+    }
+}
+
+/// A workload of the local file that narrows `identity` to `selectors`.
+pub(crate) fn workload(name: &str, identity: &str, selectors: &[&str]) -> Workload {
+    Workload {
+        name: name.into(),
+        service: None,
+        identity: identity.parse().unwrap(),
+        selectors: selectors.iter().map(|text| text.parse().unwrap()).collect(),
+        address: None,
+        inbound: None,
+        outbound: None,
+        health: None,
+        upstreams: Vec::new(),
+        weight: 1,
+    }
+}
+
+pub(crate) fn selectors(texts: &[&str]) -> Selectors {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// The selector that this test process meets.
+pub(crate) fn my_uid() -> String {
+    format!("unix:uid:{}", nix::unistd::geteuid())
+}
+
+/// A view of what `ca` issued, ready to serve.
+pub(crate) fn view(ca: &Ca, held: Vec<(Entry, Holding)>) -> View {
+    View {
+        trust_domain: ca.trust_domain.clone(),
+        ready: true,
+        held: held.into_iter().map(|(entry, holding)| Held { entry: Arc::new(entry), holding }).collect(),
+        bundles: bundles(&[ca]),
+        workloads: Arc::from([]),
+    }
+}
+
+pub(crate) fn bundles(cas: &[&Ca]) -> Arc<BundleTable> {
+    Arc::new(cas.iter().map(|ca| (ca.trust_domain.clone(), Arc::new(ca.bundle()))).collect())
+}
+
+/// Waits until the value is as wanted; fails after ten seconds.
+pub(crate) async fn until<T: Clone>(of: &mut watch::Receiver<T>, is: impl FnMut(&T) -> bool) -> T {
+    tokio::time::timeout(Duration::from_secs(10), of.wait_for(is)).await.expect("in time").expect("not ended").clone()
+}
+
+/// The agent socket over a view that the test sets; everything but the control plane is real.
+pub(crate) struct Agent {
+    pub(crate) view: watch::Sender<Arc<View>>,
+    pub(crate) socket: PathBuf,
+    pub(crate) drain: Drain,
+    pub(crate) metrics: Metrics,
+    pub(crate) acks: mpsc::UnboundedReceiver<SecretAck>,
+    _dir: tempfile::TempDir,
+}
+
+/// Streams of one user in these tests.
+pub(crate) const STREAMS: usize = 4;
+
+impl Agent {
+    pub(crate) fn start(view: View) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("run/agent.sock");
+        let (view, views) = watch::channel(Arc::new(view));
+        let (drain, metrics) = (Drain::new(), Metrics::new());
+        let refused = metrics.counter("refused", "test");
+        let guard = Guard::new(STREAMS, refused.clone());
+        let (tx, acks) = mpsc::unbounded_channel();
+        let workload_api = WorkloadApi::server(views.clone(), guard.clone(), drain.clone());
+        let counts = sds::Counts::new(&metrics);
+        let sds = Sds::server(views, guard, Acks::new(Arc::new(Sink(tx))), counts, drain.clone());
+        let routes = Routes::new(workload_api).add_service(sds);
+        let listener = server::bind(&socket).unwrap();
+        tokio::spawn(server::serve(listener, routes, Attestor::default(), refused, drain.clone()));
+        Self { view, socket, drain, metrics, acks, _dir: dir }
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        channel(&self.socket)
+    }
+
+    /// What was refused for this reason.
+    pub(crate) fn refused(&self, reason: &'static str) -> u64 {
+        self.metrics.counter("refused", "test").value(&[("reason", reason)])
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut View)) {
+        self.view.send_modify(|view| {
+            let mut next = (**view).clone();
+            change(&mut next);
+            *view = Arc::new(next);
+        });
+    }
+
+    /// Replaces what is held for the first entry.
+    pub(crate) fn hold(&self, at: usize, holding: Holding) {
+        self.change(|view| view.held[at].holding = holding);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.drain.start();
+    }
+}
+
+#[derive(Debug)]
+struct Sink(mpsc::UnboundedSender<SecretAck>);
+
+impl sds::acks::Sink for Sink {
+    fn acked(&self, ack: SecretAck) {
+        let _ = self.0.send(ack);
+    }
+}
+
+/// A channel over a Unix socket.
+pub(crate) fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    }))
+}
+
+/// A request with the header that SPIFFE demands.
+pub(crate) fn with_header<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    request
+}
+
+/// Fails instead of hanging.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), what).await.expect("in time")
+}
+
+/// Waits for what nobody announces; fails after ten seconds.
+pub(crate) async fn eventually(mut is: impl FnMut() -> bool) {
+    soon(async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}

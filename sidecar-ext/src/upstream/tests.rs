@@ -1,0 +1,419 @@
+//! A control plane that is scripted but for the wire: real TLS, real gRPC.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use symbolon_kit::clock::Clock;
+use symbolon_kit::net::{Limits, PeerIdentity};
+use symbolon_proto::node::node_report::Report;
+use symbolon_proto::node::node_server::{Node, NodeServer};
+use symbolon_proto::node::node_update::Update;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::{Request, Response, Streaming};
+
+use super::*;
+use crate::testing::{Ca, HOUR, eventually, now, soon, until};
+
+const NODE: &str = "spiffe://a.example/symbolon/node/n1";
+const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
+
+/// What the control plane knows and has heard.
+pub(crate) struct Script {
+    pub(crate) ca: Ca,
+    pub(crate) tokens: Mutex<BTreeSet<String>>,
+    /// SPIFFE ID by entry id.
+    pub(crate) grants: Mutex<BTreeMap<String, String>>,
+    pub(crate) ttl: Mutex<Duration>,
+    /// Said to every stream at its beginning, then at each change.
+    pub(crate) says: watch::Sender<Vec<wire::NodeUpdate>>,
+    pub(crate) heard: mpsc::UnboundedSender<Report>,
+    pub(crate) attempts: Mutex<u32>,
+    pub(crate) renewals: watch::Sender<u32>,
+}
+
+pub(crate) struct ControlPlane {
+    pub(crate) script: Arc<Script>,
+    pub(crate) address: SocketAddr,
+    pub(crate) heard: mpsc::UnboundedReceiver<Report>,
+    drain: Drain,
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ControlPlane {
+    pub(crate) async fn start() -> Self {
+        let (says, _) = watch::channel(Vec::new());
+        let (heard_tx, heard) = mpsc::unbounded_channel();
+        let script = Arc::new(Script {
+            ca: Ca::new("a.example"),
+            tokens: Mutex::new(BTreeSet::from(["good".to_owned()])),
+            grants: Mutex::new(BTreeMap::from([("web".to_owned(), WEB.to_owned())])),
+            ttl: Mutex::new(HOUR),
+            says,
+            heard: heard_tx,
+            attempts: Mutex::new(0),
+            renewals: watch::channel(0).0,
+        });
+        let bundle = script.ca.bundle();
+        let control_plane = Self { script, address: ([127, 0, 0, 1], 0).into(), heard, drain: Drain::new() };
+        control_plane.says_bundles([&bundle]);
+        control_plane.says_entries(&[("web", WEB, &crate::testing::my_uid())]);
+        control_plane.listen().await
+    }
+
+    async fn listen(mut self) -> Self {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        self.drain = Drain::new();
+        let identity = Identity::new(Clock::system());
+        identity.set_svid(&self.script.ca.svid("spiffe://a.example/symbolon/controlplane/0"));
+        identity.set_bundles(&BundleTable::from([(
+            self.script.ca.trust_domain.clone(),
+            Arc::new(self.script.ca.bundle()),
+        )]));
+        let routes = Routes::new(NodeServer::new(Served(self.script.clone(), self.drain.clone())));
+        let refused = Metrics::new().counter("refused", "test");
+        let serving =
+            net::serve(listener, identity, routes, Limits::default(), Clock::system(), refused, self.drain.clone());
+        tokio::spawn(serving);
+        self
+    }
+
+    pub(crate) fn says_bundles<'a>(&self, bundles: impl IntoIterator<Item = &'a Bundle>) {
+        let bundles =
+            bundles.into_iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.to_jwks().into())).collect();
+        self.says(Update::Bundles(wire::Bundles { trust_domain: "a.example".into(), bundles }));
+    }
+
+    pub(crate) fn says_entries(&self, entries: &[(&str, &str, &str)]) {
+        let entries = entries.iter().map(|(id, spiffe_id, selector)| wire::Entry {
+            entry_id: (*id).into(),
+            spiffe_id: (*spiffe_id).into(),
+            selectors: vec![(*selector).into()],
+            ..Default::default()
+        });
+        self.says(Update::Entries(wire::Entries { entries: entries.collect() }));
+    }
+
+    pub(crate) fn says(&self, update: Update) {
+        self.script.says.send_modify(|says| {
+            says.retain(|said| {
+                said.update.as_ref().is_none_or(|said| std::mem::discriminant(said) != std::mem::discriminant(&update))
+            });
+            says.push(wire::NodeUpdate { update: Some(update) });
+        });
+    }
+
+    /// Cuts all connections and listens no more.
+    async fn stop(&self) {
+        self.drain.start();
+        soon(async {
+            while tokio::net::TcpStream::connect(self.address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.drain.start();
+    }
+}
+
+struct Served(Arc<Script>, Drain);
+
+impl Served {
+    fn sign(&self, csr: &[u8], id: &str) -> wire::Svid {
+        let leaf = self.0.ca.sign(csr, id, now(), *lock(&self.0.ttl));
+        wire::Svid { spiffe_id: id.into(), chain: vec![leaf.to_vec().into()], expires_at: 0 }
+    }
+
+    fn node<T>(request: &Request<T>) -> Result<(), Status> {
+        let peer = request.extensions().get::<PeerIdentity>().and_then(|peer| peer.id.clone());
+        if peer.is_some_and(|id| id.as_str() == NODE) { Ok(()) } else { Err(Status::unauthenticated("not a node")) }
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Served {
+    type SyncStream = BoxStream<'static, Result<wire::NodeUpdate, Status>>;
+    type ReportLoadStream = BoxStream<'static, Result<wire::LoadAck, Status>>;
+
+    async fn attest(&self, request: Request<wire::AttestRequest>) -> Result<Response<wire::AttestResponse>, Status> {
+        *lock(&self.0.attempts) += 1;
+        let request = request.into_inner();
+        if !lock(&self.0.tokens).remove(&request.join_token) {
+            return Err(Status::permission_denied("the token is unknown or spent"));
+        }
+        let svid = self.sign(&request.csr, NODE);
+        let bundle = self.0.ca.bundle().to_jwks().into();
+        Ok(Response::new(wire::AttestResponse { spiffe_id: svid.spiffe_id, chain: svid.chain, expires_at: 0, bundle }))
+    }
+
+    async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
+        Self::node(&request)?;
+        let grants = lock(&self.0.grants).clone();
+        let mint = |csr: wire::Csr| {
+            let id = if csr.entry_id.is_empty() {
+                self.0.renewals.send_modify(|renewals| *renewals += 1);
+                Some(NODE.to_owned())
+            } else {
+                grants.get(&csr.entry_id).cloned()
+            };
+            let outcome = id.map_or_else(
+                || {
+                    wire::minted::Outcome::Refusal(wire::Refusal {
+                        reason: "unknown_entry".into(),
+                        detail: csr.entry_id.clone(),
+                    })
+                },
+                |id| wire::minted::Outcome::Svid(self.sign(&csr.csr, &id)),
+            );
+            wire::Minted { outcome: Some(outcome) }
+        };
+        Ok(Response::new(wire::MintResponse { results: request.into_inner().csrs.into_iter().map(mint).collect() }))
+    }
+
+    async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {
+        Self::node(&request)?;
+        let (mut reports, heard) = (request.into_inner(), self.0.heard.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(report)) = reports.message().await {
+                let _ = heard.send(report.report.unwrap());
+            }
+        });
+        let says = tokio_stream::wrappers::WatchStream::new(self.0.says.subscribe());
+        let says = says.flat_map(|says| futures::stream::iter(says.into_iter().map(Ok)));
+        let drain = self.1.clone();
+        Ok(Response::new(says.take_until(async move { drain.cancelled().await }).boxed()))
+    }
+
+    async fn report_load(
+        &self,
+        _: Request<Streaming<wire::LoadBatch>>,
+    ) -> Result<Response<Self::ReportLoadStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+/// One run of the sidecar's upstream.
+struct Run {
+    handle: Handle,
+    tasks: Tasks,
+    drain: Drain,
+    metrics: Metrics,
+}
+
+impl Run {
+    fn start(control_plane: &ControlPlane, dir: &Path, join_token: JoinToken) -> Self {
+        Self::try_start(control_plane, dir, join_token).unwrap()
+    }
+
+    fn try_start(control_plane: &ControlPlane, dir: &Path, join_token: JoinToken) -> Result<Self, KeepError> {
+        let (drain, metrics) = (Drain::new(), Metrics::new());
+        let tasks = Tasks::new(drain.clone());
+        let config = Config {
+            trust_domain: "a.example".parse().unwrap(),
+            control_plane: vec![control_plane.address.to_string()],
+            bootstrap: control_plane.script.ca.bundle(),
+            join_token,
+            keep: Keep::open(dir)?,
+            clock: Clock::system(),
+            seed: 1,
+        };
+        let handle = start(config, &tasks, &drain, &metrics)?;
+        Ok(Self { handle, tasks, drain, metrics })
+    }
+
+    async fn connected(&self) {
+        until(&mut self.handle.connected(), |connected| *connected).await;
+    }
+
+    async fn entries(&self) -> EntryList {
+        until(&mut self.handle.heard().entries.clone(), Option::is_some).await.unwrap()
+    }
+
+    fn failures(&self, reason: &'static str) -> u64 {
+        self.metrics.counter("symbolon_sidecar_node_failures", "").value(&[("reason", reason)])
+    }
+
+    async fn stop(self) {
+        self.drain.start();
+        assert!(self.tasks.join(Duration::from_secs(10)).await);
+    }
+}
+
+fn token(text: &str) -> JoinToken {
+    JoinToken::Inline(text.to_owned().into())
+}
+
+fn data() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    (dir, data)
+}
+
+async fn heard(control_plane: &mut ControlPlane) -> Report {
+    soon(control_plane.heard.recv()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_node_joins_by_its_token_and_a_restarted_one_by_what_it_kept() {
+    let control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.connected().await;
+    assert_eq!(run.entries().await[0].spiffe_id.as_str(), WEB);
+    run.stop().await;
+    let run = Run::start(&control_plane, &data, token("good")); // spent, and not looked at again
+    run.connected().await;
+    assert_eq!(*lock(&control_plane.script.attempts), 1);
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn bad_141_a_spent_token_is_said_to_be_spent_and_a_new_one_is_taken_when_it_comes() {
+    let control_plane = ControlPlane::start().await;
+    let (dir, data) = data();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "spent\n").unwrap();
+    let run = Run::start(&control_plane, &data, JoinToken::File(file.clone()));
+    eventually(|| run.failures("refused") > 0).await;
+    std::fs::write(&file, "good\n").unwrap();
+    run.connected().await;
+    assert_eq!(*lock(&control_plane.script.attempts), 2, "a refused token is not presented again");
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn the_refusal_says_what_to_do() {
+    let control_plane = ControlPlane::start().await;
+    let anonymous = Identity::new(Clock::system());
+    let trusted = control_plane.script.ca.bundle();
+    anonymous.set_bundles(&BundleTable::from([(trusted.trust_domain.clone(), Arc::new(trusted))]));
+    let addresses = vec![control_plane.address.to_string()];
+    let refused = join::join(addresses, &anonymous, &"a.example".parse().unwrap(), "wrong").await.unwrap_err();
+    let says = refused.to_string();
+    assert!(
+        says.contains("unknown or spent")
+            && says.contains("even if the answer was lost")
+            && says.contains("symbolon token create"),
+        "{says}"
+    );
+    assert!(join::read_token(&JoinToken::None).unwrap_err().to_string().contains("symbolon token create"));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_another_authority_vouches_for_is_not_joined() {
+    let control_plane = ControlPlane::start().await;
+    let anonymous = Identity::new(Clock::system());
+    let impostor = Ca::new("a.example").bundle();
+    anonymous.set_bundles(&BundleTable::from([(impostor.trust_domain.clone(), Arc::new(impostor))]));
+    let addresses = vec![control_plane.address.to_string()];
+    let refused = soon(join::join(addresses, &anonymous, &"a.example".parse().unwrap(), "good")).await.unwrap_err();
+    assert_eq!(refused.label(), "unanswered");
+    assert!(lock(&control_plane.script.tokens).contains("good"), "the token was not shown to it");
+}
+
+#[tokio::test]
+async fn last_known_good_is_served_before_the_control_plane_is_there() {
+    let mut control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let b = Ca::new("b.example");
+    control_plane.says_bundles([&control_plane.script.ca.bundle(), &b.bundle()]);
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.entries().await;
+    until(&mut run.handle.heard().bundles.clone(), |bundles| bundles.len() == 2).await;
+    run.stop().await;
+    control_plane.stop().await;
+
+    let run = Run::start(&control_plane, &data, JoinToken::None);
+    assert_eq!(run.handle.heard().entries.borrow().as_ref().unwrap()[0].spiffe_id.as_str(), WEB, "at once");
+    assert_eq!(run.handle.heard().bundles.borrow().len(), 2);
+    assert!(!*run.handle.connected().borrow());
+    control_plane.says_entries(&[]);
+    control_plane = control_plane.listen().await;
+    until(&mut run.handle.heard().entries.clone(), |entries| {
+        entries.as_ref().is_some_and(|entries| entries.is_empty())
+    })
+    .await;
+    run.stop().await;
+    drop(control_plane);
+}
+
+#[tokio::test]
+async fn i_5_a_lost_connection_withdraws_nothing_and_reports_are_made_again() {
+    let mut control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.handle.report_workloads(wire::Workloads { revision: 7, ..Default::default() });
+    run.connected().await;
+    let Report::Workloads(first) = heard(&mut control_plane).await else { panic!() };
+    assert_eq!(first.revision, 7);
+    run.handle.secret_ack(wire::SecretAck { proxy: WEB.into(), svid_serial: "1".into(), ..Default::default() });
+    assert!(matches!(heard(&mut control_plane).await, Report::SecretAck(_)));
+
+    control_plane.stop().await;
+    until(&mut run.handle.connected(), |connected| !*connected).await;
+    assert_eq!(run.entries().await.len(), 1);
+    assert_eq!(run.handle.heard().bundles.borrow().len(), 1);
+
+    control_plane = control_plane.listen().await;
+    run.connected().await;
+    assert!(matches!(heard(&mut control_plane).await, Report::Workloads(workloads) if workloads.revision == 7));
+    assert!(matches!(heard(&mut control_plane).await, Report::SecretAck(_)));
+    control_plane.says(Update::WorkloadsAck(wire::WorkloadsAck { revision: 7, refusals: Vec::new() }));
+    until(&mut run.handle.workloads_ack(), |ack| ack.as_ref().is_some_and(|ack| ack.revision == 7)).await;
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn the_nodes_own_svid_is_renewed_ahead_of_its_end() {
+    let control_plane = ControlPlane::start().await;
+    *lock(&control_plane.script.ttl) = Duration::from_secs(4);
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.connected().await;
+    let kept = || std::fs::read(data.join(NODE_FILE)).unwrap();
+    let before = kept();
+    until(&mut control_plane.script.renewals.subscribe(), |renewals| *renewals >= 2).await;
+    assert_ne!(kept(), before, "and written down");
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_file_that_others_may_read_refuses_the_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.connected().await;
+    run.stop().await;
+    std::fs::set_permissions(data.join(NODE_FILE), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let Err(refused) = Run::try_start(&control_plane, &data, JoinToken::None) else { panic!("started") };
+    assert!(refused.to_string().contains("chmod 600"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_in_its_order() {
+    let control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    let (_, csr) = symbolon_kit::spiffe::svid::new_key().unwrap();
+    let csr = |entry_id: &str| wire::Csr { entry_id: entry_id.into(), csr: csr.clone().into() };
+    let minted = soon(run.handle.mint(vec![csr("nobody"), csr("web")])).await.unwrap();
+    assert!(
+        matches!(&minted[0].outcome, Some(wire::minted::Outcome::Refusal(refusal)) if refusal.reason == "unknown_entry")
+    );
+    assert!(matches!(&minted[1].outcome, Some(wire::minted::Outcome::Svid(svid)) if svid.spiffe_id == WEB));
+    run.stop().await;
+}

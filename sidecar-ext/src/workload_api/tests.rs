@@ -1,0 +1,266 @@
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
+use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use symbolon_proto::workload::*;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use crate::attest::tests::{CHILD, OtherName};
+use crate::identity::Holding;
+use crate::testing::{Agent, Ca, STREAMS, bundles, entry, my_uid, soon, view, with_header, workload};
+
+const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
+const JOB: &str = "spiffe://a.example/ns/shop/sa/job";
+
+fn valid(svid: &Svid) -> Holding {
+    Holding::Valid(Arc::new(svid.clone()))
+}
+
+/// An agent that holds [`WEB`] for whoever runs this test.
+fn agent(ca: &Ca) -> (Agent, Svid) {
+    let svid = ca.svid(WEB);
+    (Agent::start(view(ca, vec![(entry("web", WEB, &[&my_uid()]), valid(&svid))])), svid)
+}
+
+fn client(agent: &Agent) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(agent.channel())
+}
+
+async fn svids(agent: &Agent) -> tonic::Streaming<X509svidResponse> {
+    soon(client(agent).fetch_x509svid(with_header(X509svidRequest {}))).await.unwrap().into_inner()
+}
+
+async fn refusal(agent: &Agent) -> tonic::Status {
+    soon(client(agent).fetch_x509svid(with_header(X509svidRequest {}))).await.unwrap_err()
+}
+
+/// The serial of the only SVID in a message, whose key belongs to its certificate.
+fn serial(message: &X509svidResponse) -> String {
+    let [svid] = &message.svids[..] else { panic!("{} SVIDs", message.svids.len()) };
+    let key = PrivateKey::from_pkcs8(svid.x509_svid_key.to_vec());
+    Svid::new(vec![svid.x509_svid.to_vec().into()], key).unwrap().serial
+}
+
+#[tokio::test]
+async fn w_7_an_svid_is_der_leaf_first_with_its_pkcs8_key_and_bundle() {
+    let (ca, b) = (Ca::new("a.example"), Ca::new("b.example"));
+    let (agent, svid) = agent(&ca);
+    agent.change(|view| view.bundles = bundles(&[&ca, &b]));
+    let message = soon(svids(&agent).await.message()).await.unwrap().unwrap();
+    assert_eq!(serial(&message), svid.serial);
+    let got = &message.svids[0];
+    assert_eq!(got.spiffe_id, WEB);
+    assert_eq!(got.bundle, ca.bundle().x509[0].to_vec());
+    // W-8: by the ID of the trust domain, the own one apart.
+    let federated: Vec<_> = message.federated_bundles.iter().map(|(id, der)| (id.as_str(), der.to_vec())).collect();
+    assert_eq!(federated, [("spiffe://b.example", b.bundle().x509[0].to_vec())]);
+}
+
+#[tokio::test]
+async fn w_8_bundles_hold_the_own_trust_domain_and_the_federated_ones_and_follow_changes() {
+    let (ca, b) = (Ca::new("a.example"), Ca::new("b.example"));
+    let (agent, _) = agent(&ca);
+    let asked = client(&agent).fetch_x509_bundles(with_header(X509BundlesRequest {})).await;
+    let mut stream = asked.unwrap().into_inner();
+    let first = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(first.bundles.keys().collect::<Vec<_>>(), ["spiffe://a.example"]);
+    agent.change(|view| view.bundles = bundles(&[&ca, &b]));
+    let second = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(second.bundles.keys().collect::<Vec<_>>(), ["spiffe://a.example", "spiffe://b.example"]);
+}
+
+#[tokio::test]
+async fn w_2_each_rotation_is_seen_once_in_order_without_a_gap() {
+    let ca = Ca::new("a.example");
+    let (agent, first) = agent(&ca);
+    agent.change(|view| {
+        view.held.extend(
+            crate::testing::view(&ca, vec![(entry("job", JOB, &["unix:uid:4294967295"]), Holding::Pending)]).held,
+        )
+    });
+    let mut stream = svids(&agent).await;
+    assert_eq!(serial(&soon(stream.message()).await.unwrap().unwrap()), first.serial);
+    for round in 0..20 {
+        // Somebody else's rotation must not be heard; ours must, and before the next.
+        agent.hold(1, valid(&ca.svid(JOB)));
+        let next = ca.svid(WEB);
+        agent.hold(0, valid(&next));
+        agent.hold(1, valid(&ca.svid(JOB)));
+        let message = soon(stream.message()).await.unwrap().unwrap();
+        assert_eq!(serial(&message), next.serial, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn e_3_bad_148_without_the_exact_header_nothing_is_served() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    for values in [&[][..], &["True"], &["false"], &["true", "true"]] {
+        let mut request = Request::new(X509svidRequest {});
+        for value in values {
+            request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap());
+        }
+        let refused = soon(client(&agent).fetch_x509svid(request)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{values:?}");
+    }
+    let bundles = soon(client(&agent).fetch_x509_bundles(X509BundlesRequest {})).await.unwrap_err();
+    let jwt = soon(client(&agent).fetch_jwtsvid(JwtsvidRequest::default())).await.unwrap_err();
+    let jwt_bundles = soon(client(&agent).fetch_jwt_bundles(JwtBundlesRequest {})).await.unwrap_err();
+    let validate = soon(client(&agent).validate_jwtsvid(ValidateJwtsvidRequest::default())).await.unwrap_err();
+    for refused in [bundles, jwt, jwt_bundles, validate] {
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    assert_eq!(agent.refused("header"), 8);
+}
+
+#[tokio::test]
+async fn e_8_a_caller_without_an_identity_is_denied() {
+    let ca = Ca::new("a.example");
+    let agent = Agent::start(view(&ca, vec![(entry("web", WEB, &["unix:uid:4294967295"]), valid(&ca.svid(WEB)))]));
+    assert_eq!(refusal(&agent).await.code(), Code::PermissionDenied);
+    let bundles = client(&agent).fetch_x509_bundles(with_header(X509BundlesRequest {})).await;
+    assert_eq!(bundles.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(agent.refused("no_identity"), 2);
+}
+
+#[tokio::test]
+async fn e_7_until_everything_is_here_it_is_unavailable() {
+    let ca = Ca::new("a.example");
+    let (agent, svid) = agent(&ca);
+    agent.change(|view| view.ready = false);
+    assert_eq!(refusal(&agent).await.code(), Code::Unavailable);
+    agent.change(|view| view.ready = true);
+    for holding in [Holding::Pending, Holding::Failed] {
+        agent.hold(0, holding);
+        assert_eq!(refusal(&agent).await.code(), Code::Unavailable);
+    }
+    agent.hold(0, valid(&svid));
+    assert!(soon(svids(&agent).await.message()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn w_9_a_withdrawn_entry_ends_the_stream_with_permission_denied() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let mut stream = svids(&agent).await;
+    assert!(soon(stream.message()).await.unwrap().is_some());
+    agent.change(|view| view.held.clear());
+    assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn the_local_file_ends_a_stream_that_it_no_longer_allows() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let mut stream = svids(&agent).await;
+    assert!(soon(stream.message()).await.unwrap().is_some());
+    agent.change(|view| view.workloads = Arc::from([workload("web", WEB, &["unix:path:/usr/bin/other"])]));
+    assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn i_6_an_expired_svid_is_not_served_on() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let mut stream = svids(&agent).await;
+    assert!(soon(stream.message()).await.unwrap().is_some());
+    agent.hold(0, Holding::Failed);
+    assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn w_6_w_16_the_first_entry_is_the_default_and_hints_are_unique() {
+    let ca = Ca::new("a.example");
+    let uid = my_uid();
+    let hinted = |id: &str, spiffe_id: &str, hint: &str| {
+        let entry = crate::identity::Entry { hint: hint.into(), ..entry(id, spiffe_id, &[&uid]) };
+        (entry, valid(&ca.svid(spiffe_id)))
+    };
+    let long = "h".repeat(1025);
+    let held =
+        vec![hinted("1", JOB, "same"), hinted("2", WEB, "same"), hinted("3", WEB, &long), hinted("4", WEB, "own")];
+    let agent = Agent::start(view(&ca, held));
+    let message = soon(svids(&agent).await.message()).await.unwrap().unwrap();
+    assert_eq!(message.svids[0].spiffe_id, JOB);
+    assert_eq!(message.svids.iter().map(|svid| svid.hint.as_str()).collect::<Vec<_>>(), ["same", "", "", "own"]);
+}
+
+#[tokio::test]
+async fn bad_152_one_user_cannot_hold_all_streams() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let mut open = Vec::new();
+    for _ in 0..STREAMS {
+        open.push(svids(&agent).await);
+    }
+    assert_eq!(refusal(&agent).await.code(), Code::ResourceExhausted);
+    assert_eq!(agent.refused("quota"), 1);
+    open.clear();
+    // The places come back when the server hears of it.
+    soon(async {
+        while client(&agent).fetch_x509svid(with_header(X509svidRequest {})).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bad_154_an_empty_audience_is_an_invalid_argument_and_jwts_are_unimplemented() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    for (audience, code) in [
+        (vec![], Code::InvalidArgument),
+        (vec![String::new()], Code::InvalidArgument),
+        (vec!["db".to_owned()], Code::Unimplemented),
+    ] {
+        let request = JwtsvidRequest { audience, ..Default::default() };
+        assert_eq!(client(&agent).fetch_jwtsvid(with_header(request)).await.unwrap_err().code(), code);
+    }
+    let bundles = client(&agent).fetch_jwt_bundles(with_header(JwtBundlesRequest {})).await;
+    assert_eq!(bundles.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_drain_ends_streams_with_a_status_that_invites_to_come_back() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let mut stream = svids(&agent).await;
+    assert!(soon(stream.message()).await.unwrap().is_some());
+    agent.drain.start();
+    assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// Not a test of its own: what a child process runs, which asks and says by its output what it got.
+#[test]
+fn as_child() {
+    let Some(socket) = std::env::var_os(CHILD) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let outcome = runtime.block_on(async {
+        let mut client = SpiffeWorkloadApiClient::new(crate::testing::channel(socket.as_ref()));
+        match client.fetch_x509svid(with_header(X509svidRequest {})).await {
+            Ok(mut answer) => answer.get_mut().message().await.unwrap().unwrap().svids[0].spiffe_id.clone(),
+            Err(status) => format!("{:?}", status.code()),
+        }
+    });
+    println!("outcome: {outcome};");
+}
+
+async fn ask_as(exe: std::path::PathBuf, agent: &Agent) -> String {
+    let socket = agent.socket.clone();
+    let child = tokio::task::spawn_blocking(move || {
+        let mut command = Command::new(exe);
+        command.args(["--exact", "workload_api::tests::as_child", "--nocapture"]).env(CHILD, socket);
+        command.stdin(Stdio::null()).output().unwrap()
+    });
+    let output = String::from_utf8(soon(child).await.unwrap().stdout).unwrap();
+    let said = output.split_once("outcome: ").unwrap_or_else(|| panic!("{output}")).1;
+    said.split_once(';').unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn a_process_of_another_path_gets_nothing() {
+    let ca = Ca::new("a.example");
+    let own = std::env::current_exe().unwrap().canonicalize().unwrap();
+    let path = format!("unix:path:{}", own.display());
+    let held = vec![(entry("web", WEB, &[&my_uid(), &path]), valid(&ca.svid(WEB)))];
+    let agent = Agent::start(view(&ca, held));
+    let stranger = OtherName::new("workload-api-stranger");
+    assert_eq!(ask_as(own, &agent).await, WEB);
+    assert_eq!(ask_as(stranger.0.clone(), &agent).await, "PermissionDenied");
+}
