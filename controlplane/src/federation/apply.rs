@@ -143,11 +143,13 @@ impl Apply {
             }
         }
         self.send(answers).await;
-        if let (Some(reason), Some(stream)) = (effects.close, self.stream.take()) {
+        if let Some(reason) = effects.close {
             warn!(peer = %self.peer.config.name, %reason, "stream ended");
             self.peer.facts().last_error = reason;
             self.subscription.close();
-            stream.stop.cancel();
+            if let Some(stream) = self.stream.take() {
+                stream.stop.cancel();
+            }
         }
     }
 

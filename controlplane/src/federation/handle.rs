@@ -11,6 +11,9 @@ use super::persist::Role;
 use super::{Core, Peer};
 use crate::model::{PeerName, PeerState};
 
+const NOT_ESTABLISHED: &str =
+    "no trust exchanged yet; run `symbolon peer invite` on one side and `symbolon peer accept` on the other";
+
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle(pub(super) Arc<Core>);
@@ -78,13 +81,13 @@ impl Handle {
         let bundle = context.book.of(&peer.config.trust_domain);
         let facts = peer.facts().clone();
         let addresses = established.as_ref().map(|with| with.addresses.join(",")).unwrap_or_default();
-        let hint = match facts.state {
-            PeerState::Pending => {
-                "no trust exchanged yet; run `symbolon peer invite` on one side, `symbolon peer accept` on the other"
-            }
-            _ => "",
+        let last_error = if established.is_none() && facts.last_error.is_empty() {
+            NOT_ESTABLISHED.to_owned()
+        } else if facts.last_error.is_empty() {
+            facts.nacks.into_values().next().unwrap_or_default()
+        } else {
+            facts.last_error
         };
-        let last_error = if facts.last_error.is_empty() { hint.to_owned() } else { facts.last_error };
         Status {
             name: peer.config.name.clone(),
             trust_domain: peer.config.trust_domain.clone(),

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::config::control_planes_of;
 use super::peer::Peer;
 use super::persist::{Established, Role};
-use super::streams::{self, Ended, OUTBOUND, explain};
+use super::streams::{self, Ended, FLUSH, OUTBOUND, explain};
 use super::{Context, MAX_FRAME_BYTES, random};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -44,10 +44,7 @@ pub(super) async fn run(context: Arc<Context>, peer: Arc<Peer>) {
             ended = dial(&context, &peer, &with) => report(&context, &peer, &ended),
             // Trust was exchanged anew: with other addresses, perhaps.
             Ok(()) = established.changed() => { established.mark_changed(); }
-            () = context.drain.cancelled() => {
-                // The streams say goodbye by themselves.
-                return;
-            }
+            () = drained(&context) => return,
         }
         if context.now().saturating_sub(began) >= GOOD {
             backoff.reset();
@@ -57,6 +54,12 @@ pub(super) async fn run(context: Arc<Context>, peer: Arc<Peer>) {
             () = context.drain.cancelled() => return,
         }
     }
+}
+
+/// After the word to stop, once the streams had time to say goodbye.
+async fn drained(context: &Context) {
+    context.drain.cancelled().await;
+    tokio::time::sleep(FLUSH * 3).await;
 }
 
 async fn dial(context: &Arc<Context>, peer: &Arc<Peer>, with: &Established) -> Ended {
@@ -104,6 +107,10 @@ fn connected(peer: &Peer) {
 fn report(context: &Context, peer: &Peer, ended: &Ended) {
     let name = &peer.config.name;
     context.counters.ended.inc(&[("peer", name.as_str()), ("reason", ended.label())]);
+    // The task that stopped it has said why.
+    if *ended == Ended::Stopped {
+        return;
+    }
     let words = ended.to_string();
     let mut facts = peer.facts();
     // Said once per kind of trouble, not once per dial.

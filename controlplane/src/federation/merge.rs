@@ -71,11 +71,11 @@ impl Imports {
                 let said = format!("revision {revision} is older than {}, which we hold", known.revision);
                 return Put::Refused(Refused { reason: Reason::StaleRevision, detail: said });
             }
-            Some(known) if revision == known.revision && hash == known.hash => {
+            Some(known) if revision == known.revision && hash == known.hash && known.quarantined.is_none() => {
                 self.adopt(key);
                 return Put::Same;
             }
-            Some(known) if revision == known.revision => {
+            Some(known) if revision == known.revision && hash != known.hash => {
                 self.adopt(key);
                 self.quarantine(key, revision, Reason::StaleRevision);
                 let said = format!("revision {revision} was seen with other content");
@@ -213,6 +213,11 @@ impl Imports {
 
     fn good(&self, key: &str) -> Option<&Admitted> {
         Some(&self.items.get(key)?.good.as_ref()?.admitted)
+    }
+
+    /// Whether anything that the peer said is not in force: after a restart with other grants it is worth asking again.
+    pub fn has_refused(&self) -> bool {
+        self.items.values().any(|item| item.good.as_ref().is_none_or(|good| content_hash(&good.encoded) != item.hash))
     }
 
     /// Every service that any key speaks of.

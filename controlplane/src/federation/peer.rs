@@ -59,6 +59,8 @@ pub(super) struct Facts {
     pub(super) proxies: (u32, u32),
     /// By whoever failed last; cleared when the link works again.
     pub(super) last_error: String,
+    /// By the publishing session: what the peer refused of ours, by reason; cleared when everything is said anew.
+    pub(super) nacks: BTreeMap<&'static str, String>,
 }
 
 /// A direction of data, seen from here.
@@ -111,6 +113,15 @@ impl Peer {
         };
         older.cancel();
         (streams.count, fresh)
+    }
+
+    /// Whether the stream that was told to stop has a newer one in its place; else we stopped it ourselves.
+    pub(super) fn is_fenced(&self, direction: Direction) -> bool {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        match direction {
+            Direction::Out => !streams.pushed.is_cancelled(),
+            Direction::In => !streams.pulled.is_cancelled(),
+        }
     }
 
     /// The peer was heard.

@@ -67,6 +67,11 @@ impl Publication {
         }
     }
 
+    /// Whether what is to be said is everything, and not only what is new.
+    pub fn says_everything(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// The next frame; `None` when there is nothing to say.
     pub fn next(&mut self, log: &Log) -> Option<wire::FromPublisher> {
         let sent = self.sent?;

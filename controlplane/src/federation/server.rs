@@ -116,7 +116,7 @@ fn report(context: &Context, peer: &Peer, doing: &'static str, ended: &Ended) {
     let name = &peer.config.name;
     context.counters.ended.inc(&[("peer", name.as_str()), ("reason", ended.label())]);
     info!(peer = %name, doing, why = %ended, "stream ended");
-    if !matches!(ended, Ended::Fenced | Ended::Drained) {
+    if !matches!(ended, Ended::Fenced | Ended::Drained | Ended::Stopped) {
         peer.facts().last_error = format!("{doing}: {ended}");
     }
 }

@@ -133,8 +133,9 @@ impl Subscription {
             }
         }
         let (seq, most) = (cursor.as_ref().map_or(0, |cursor| cursor.seq), self.policy.max_endpoint_weight.get());
-        // What grants no longer cover, or a crash between two writes left differing, is asked for again.
-        self.cursor = cursor.filter(|cursor| refused.is_empty() && self.imports.digest().is(&cursor.set_digest));
+        // What was refused, then or now, is asked for again: grants may be others than they were.
+        let whole = |cursor: &wire::Cursor| self.imports.digest().is(&cursor.set_digest) && !self.imports.has_refused();
+        self.cursor = cursor.filter(|cursor| refused.is_empty() && whole(cursor));
         for service in self.imports.services() {
             if let Some(imported) = self.imports.service(&service, most) {
                 self.in_force.insert(service, imported);

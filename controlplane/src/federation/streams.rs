@@ -25,6 +25,9 @@ pub(super) const OUTBOUND: usize = 64;
 /// How long a peer may leave no room for a frame (bad input 127).
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a last word may take to leave.
+pub(super) const FLUSH: Duration = Duration::from_millis(100);
+
 /// Why a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Ended {
@@ -32,6 +35,8 @@ pub(super) enum Ended {
     Drained,
     #[error("a newer stream of the same peer took its place")]
     Fenced,
+    #[error("what the peer sent could not be taken")]
+    Stopped,
     #[error("the peer closed the stream")]
     Closed,
     #[error("the peer was not heard for {0:?}")]
@@ -75,6 +80,7 @@ where
         }
         () = context.drain.cancelled() => {
             last(F::Drain(wire::Drain {}));
+            tokio::time::sleep(FLUSH).await;
             Ended::Drained
         }
     }
@@ -95,6 +101,9 @@ async fn write(
         if wanted.count > answered && head.borrow_and_update().is_some() {
             answered = wanted.count;
             publication.subscribe(wanted.resume.as_ref(), &mut peer.log(), || random::<16>().to_vec().into());
+            if publication.says_everything() {
+                peer.facts().nacks.clear();
+            }
         }
         loop {
             let Some(next) = publication.next(&peer.log()) else { break };
@@ -165,14 +174,15 @@ fn refused_by_peer(context: &Context, peer: &Peer, nack: &wire::Nack) {
     let reason = Reason::try_from(nack.reason).map_or("unknown", policy::label);
     let name = peer.config.name.as_str();
     context.counters.nacks.inc(&[("peer", name), ("reason", reason)]);
-    let key: String = nack.key.chars().take(256).collect();
-    let detail: String = nack.detail.chars().take(300).collect();
-    warn!(peer = %name, key = %key.escape_debug(), reason, detail = %detail.escape_debug(), "the peer refused a resource of ours");
-    peer.facts().last_error = format!(
-        "the peer refuses {}: {} ({reason}); its operator must grant this to us, or we export something else",
-        key.escape_debug(),
-        detail.escape_debug()
+    let shown = |text: &str, most| text.chars().take(most).collect::<String>().escape_debug().to_string();
+    let (key, detail) = (shown(&nack.key, 256), shown(&nack.detail, 300));
+    let words = format!(
+        "the peer refuses {key}: {detail} ({reason}); its operator must grant this to us, or we must not export it"
     );
+    // Once per reason: a peer that refuses everything would otherwise fill the log.
+    if peer.facts().nacks.insert(reason, words).is_none() {
+        warn!(peer = %name, %key, reason, %detail, "the peer refused a resource of ours");
+    }
 }
 
 /// Subscribes to `peer` until the stream ends.
@@ -194,8 +204,12 @@ where
     let ended = tokio::select! {
         ended = read_publisher(context, peer, stream, from_peer, &echo) => ended,
         ended = beats(context, &to_peer, echoed) => ended,
-        () = stop.cancelled() => Ended::Fenced,
-        () = context.drain.cancelled() => Ended::Drained,
+        () = stop.cancelled() => if peer.is_fenced(Direction::In) { Ended::Fenced } else { Ended::Stopped },
+        () = context.drain.cancelled() => {
+            // The other stream of this connection has a goodbye to flush.
+            tokio::time::sleep(FLUSH * 2).await;
+            Ended::Drained
+        }
     };
     let _ = peer.inbox.send(Input::Closed { stream }).await;
     ended
@@ -279,6 +293,7 @@ impl Ended {
         match self {
             Self::Drained => "drained",
             Self::Fenced => "fenced",
+            Self::Stopped => "stopped",
             Self::Closed => "closed",
             Self::Silent(_) => "silent",
             Self::NotReading => "not_reading",

@@ -45,7 +45,7 @@ fn route(name: &str, rev: &str, clusters: &[&str]) -> (ResourceType, Resource) {
 fn snapshot(generation: u64, resources: impl IntoIterator<Item = (ResourceType, Resource)>) -> Arc<Snapshot> {
     let mut snapshot = Snapshot { generation, ..Default::default() };
     for (of, resource) in resources {
-        snapshot.resources.entry(of).or_default().insert(resource.name.clone(), Arc::new(resource));
+        Arc::make_mut(&mut snapshot.resources).entry(of).or_default().insert(resource.name.clone(), Arc::new(resource));
     }
     Arc::new(snapshot)
 }

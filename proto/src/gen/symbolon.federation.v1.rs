@@ -17,6 +17,7 @@ pub struct Token {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EstablishRequest {
+    /// empty: only show who you are
     #[prost(bytes = "bytes", tag = "1")]
     pub one_time_secret: ::prost::bytes::Bytes,
     /// the caller's; the inviter has pinned it when it made the token
@@ -677,7 +678,9 @@ pub mod federation_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Redeem a one-time token: each side learns the other's bundle. TLS is verified by the hash that the token carries.
+        /// Redeem a one-time token: each side learns the other's bundle. The caller comes without a certificate and asks twice on one
+        /// connection: first without a secret, to check the server's bundle by the hash that the token carries, and the server's TLS
+        /// chain by that bundle; only then with the secret, which an impostor in between would else redeem for itself.
         pub async fn establish(
             &mut self,
             request: impl tonic::IntoRequest<super::EstablishRequest>,
@@ -767,7 +770,9 @@ pub mod federation_server {
     /// Generated trait containing gRPC methods that should be implemented for use with FederationServer.
     #[async_trait]
     pub trait Federation: std::marker::Send + std::marker::Sync + 'static {
-        /// Redeem a one-time token: each side learns the other's bundle. TLS is verified by the hash that the token carries.
+        /// Redeem a one-time token: each side learns the other's bundle. The caller comes without a certificate and asks twice on one
+        /// connection: first without a secret, to check the server's bundle by the hash that the token carries, and the server's TLS
+        /// chain by that bundle; only then with the secret, which an impostor in between would else redeem for itself.
         async fn establish(
             &self,
             request: tonic::Request<super::EstablishRequest>,

@@ -118,7 +118,8 @@ impl Plane {
             metrics: Metrics::new(),
         };
         let (handle, restored) = Engine::start(parts, &tasks, drain.clone()).await.unwrap();
-        unstarted.spawn(restored, &tasks, drain.clone());
+        unstarted.fold(restored);
+        unstarted.spawn(&tasks, drain.clone());
         let mut plane = Self { peers: peers.to_vec(), store, clock, acks, state, handle, tasks, drain, sequence: 0 };
         plane.settle().await;
         plane

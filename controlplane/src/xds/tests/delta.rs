@@ -151,7 +151,7 @@ fn xds_12_endpoints_that_the_client_has_not_asked_for_yet_are_not_acknowledged()
     let mut client = converged(1);
     let mut more = small(2).as_ref().clone();
     for (of, resource) in [cluster("new", "1"), endpoints("new", 1)] {
-        more.resources.entry(of).or_default().insert(resource.name.clone(), resource.into());
+        std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
     }
     let push = client.snapshot(&more.into());
     assert_eq!((client.acked(Endpoint), client.acked(Listener)), (Some(1), Some(2)));
@@ -164,7 +164,7 @@ fn xds_12_endpoints_that_the_client_has_not_asked_for_yet_are_not_acknowledged()
     let mut client = converged(1);
     let mut more = small(2).as_ref().clone();
     for (of, resource) in [cluster("new", "1"), endpoints("new", 1)] {
-        more.resources.entry(of).or_default().insert(resource.name.clone(), resource.into());
+        std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
     }
     let push = client.snapshot(&more.into());
     client.send(nack(&push[0], "new"));
@@ -208,7 +208,7 @@ fn xds_25_what_is_missing_is_said_to_be_removed_at_once() {
     // When it appears, it is sent.
     let mut more = small(2).as_ref().clone();
     let (of, resource) = endpoints("none", 1);
-    more.resources.entry(of).or_default().insert(resource.name.clone(), resource.into());
+    std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
     assert_eq!(upserts(&client.snapshot(&more.into())[0]), ["none"]);
 }
 
