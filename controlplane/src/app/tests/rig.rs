@@ -97,10 +97,14 @@ impl Rig {
         let bundle = Bundle::parse_jwks(&domain, &jwks, clock.now()).unwrap().bundle;
         let identity = Identity::new(clock);
         identity.set_bundles(&[(domain, Arc::new(bundle))].into());
+        let client = self.connect(&identity);
+        Node { identity, client }
+    }
+
+    fn connect(&self, identity: &Identity) -> NodeClient<Channel> {
         let address = self.running.addresses().node.to_string();
         let expect = Expect::Pattern("spiffe://a.example/symbolon/controlplane/*".into());
-        let client = NodeClient::new(net::channel(vec![address], &identity, expect));
-        Node { identity, client }
+        NodeClient::new(net::channel(vec![address], identity, expect))
     }
 
     pub(super) async fn node(&self, name: &str) -> Node {
@@ -112,6 +116,8 @@ impl Rig {
         assert_eq!(attested.spiffe_id, format!("spiffe://a.example/symbolon/node/{name}"));
         let chain = attested.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         node.identity.set_svid(&Svid::new(chain, key).unwrap());
+        // The anonymous connection ends now, with whatever would be asked over it.
+        node.client = self.connect(&node.identity);
         node
     }
 
@@ -143,7 +149,7 @@ fn file(folder: &Path) -> std::path::PathBuf {
 trustDomain: a.example
 dataDir: "{at}/data"
 listen: {{node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: "{at}/admin/admin.sock"}}
-identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 10s}}
+identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 30s}}
 services: [{{name: payments.shop, exportTo: [b]}}]
 federatedServices: [{{name: payments.shop, peers: [b]}}]
 peers: [{{name: b, trustDomain: b.example}}]
