@@ -7,36 +7,20 @@ use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
 use symbolon_kit::supervise::Tasks;
 use symbolon_proto::admin::{ListIdentitiesRequest, ListServicesRequest, ShowBundleRequest, WatchRolloutRequest};
-use symbolon_proto::node as wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use super::Rig;
-use super::rig::{GRACE, workload};
+use super::rig::{GRACE, register, workload};
 use crate::app::own_svid::OwnSvid;
 use crate::identity::{self, Identity};
-
-async fn register(rig: &Rig) {
-    rig.entry("n1", "payments").await;
-    let mut node = rig.node("n1").await;
-    let workloads = wire::Workloads { revision: 1, workloads: vec![workload("pay-1", 7001), workload("pay-2", 7002)] };
-    let report = wire::NodeReport { report: Some(wire::node_report::Report::Workloads(workloads)) };
-    let (_open, reports) = tokio::sync::mpsc::channel(1);
-    _open.send(report).await.unwrap();
-    let mut down = node.client.sync(tokio_stream::wrappers::ReceiverStream::new(reports)).await.unwrap().into_inner();
-    while let Some(update) = down.message().await.unwrap() {
-        if let Some(wire::node_update::Update::WorkloadsAck(ack)) = update.update {
-            assert_eq!(ack.refusals, []);
-            return;
-        }
-    }
-    panic!("no acknowledgement");
-}
 
 #[tokio::test]
 async fn what_was_acknowledged_is_there_from_the_first_answer_after_a_restart() {
     let rig = Rig::start().await;
-    register(&rig).await;
+    rig.entry("n1", "payments").await;
+    let workloads = vec![workload("pay-1", 7001), workload("pay-2", 7002)];
+    assert_eq!(register(&mut rig.node("n1").await, workloads).await.refusals, []);
     let services =
         async |rig: &Rig| rig.admin().list_services(ListServicesRequest::default()).await.unwrap().into_inner();
     let identities =

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
@@ -24,6 +25,7 @@ use crate::app::{Running, Seams, build};
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) struct Rig {
+    own: String,
     folder: Arc<tempfile::TempDir>,
     pub(super) running: Running,
 }
@@ -40,9 +42,14 @@ impl Rig {
     }
 
     pub(super) async fn start_in(folder: Arc<tempfile::TempDir>) -> anyhow::Result<Self> {
-        let config = load(&file(folder.path()), [])?;
+        Self::start_as(folder, "a", "b").await
+    }
+
+    /// Trust domain `<own>.example`, which exports to and federates with the peer `<other>`.
+    pub(super) async fn start_as(folder: Arc<tempfile::TempDir>, own: &str, other: &str) -> anyhow::Result<Self> {
+        let config = load(&file(folder.path(), own, other), [])?;
         let running = build(config, Seams::seeded(7)).await?.spawn();
-        Ok(Self { folder, running })
+        Ok(Self { own: own.to_owned(), folder, running })
     }
 
     pub(super) fn folder(&self) -> Arc<tempfile::TempDir> {
@@ -81,7 +88,7 @@ impl Rig {
 
     pub(super) async fn entry(&self, node: &str, name: &str) -> String {
         let asked = CreateIdentityRequest {
-            spiffe_id: id(name),
+            spiffe_id: format!("spiffe://{}.example/ns/shop/sa/{name}", self.own),
             node: node.into(),
             selectors: vec!["unix:uid:1000".into()],
             ..CreateIdentityRequest::default()
@@ -93,7 +100,7 @@ impl Rig {
     pub(super) async fn anonymous(&self) -> Node {
         let jwks = self.admin().show_bundle(ShowBundleRequest::default()).await.unwrap().into_inner().jwks;
         let clock = Clock::system();
-        let domain = "a.example".parse().unwrap();
+        let domain = format!("{}.example", self.own).parse().unwrap();
         let bundle = Bundle::parse_jwks(&domain, &jwks, clock.now()).unwrap().bundle;
         let identity = Identity::new(clock);
         identity.set_bundles(&[(domain, Arc::new(bundle))].into());
@@ -103,7 +110,7 @@ impl Rig {
 
     fn connect(&self, identity: &Identity) -> NodeClient<Channel> {
         let address = self.running.addresses().node.to_string();
-        let expect = Expect::Pattern("spiffe://a.example/symbolon/controlplane/*".into());
+        let expect = Expect::Pattern(format!("spiffe://{}.example/symbolon/controlplane/*", self.own).into());
         NodeClient::new(net::channel(vec![address], identity, expect))
     }
 
@@ -113,7 +120,7 @@ impl Rig {
         let (key, csr) = new_key().unwrap();
         let attested = node.client.attest(wire::AttestRequest { join_token: token, csr: csr.into() }).await.unwrap();
         let attested = attested.into_inner();
-        assert_eq!(attested.spiffe_id, format!("spiffe://a.example/symbolon/node/{name}"));
+        assert_eq!(attested.spiffe_id, format!("spiffe://{}.example/symbolon/node/{name}", self.own));
         let chain = attested.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         node.identity.set_svid(&Svid::new(chain, key).unwrap());
         // The anonymous connection ends now, with whatever would be asked over it.
@@ -141,18 +148,47 @@ pub(super) fn workload(name: &str, port: u16) -> wire::Workload {
     }
 }
 
-fn file(folder: &Path) -> std::path::PathBuf {
+/// Registers workloads and waits for the acknowledgement; what was acknowledged stays when the stream ends.
+pub(super) async fn register(node: &mut Node, workloads: Vec<wire::Workload>) -> wire::WorkloadsAck {
+    let report = wire::node_report::Report::Workloads(wire::Workloads { revision: 1, workloads });
+    let reports = tokio_stream::iter([wire::NodeReport { report: Some(report) }]).chain(tokio_stream::pending());
+    let mut down = node.client.sync(reports).await.unwrap().into_inner();
+    loop {
+        let update = down.message().await.unwrap().expect("the stream goes on");
+        if let Some(wire::node_update::Update::WorkloadsAck(ack)) = update.update {
+            return ack;
+        }
+    }
+}
+
+/// Asks until the answer is there.
+pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+fn file(folder: &Path, own: &str, other: &str) -> std::path::PathBuf {
     let path = folder.join("symbolon.yaml");
     let at = folder.display();
     let text = format!(
         r#"
-trustDomain: a.example
+trustDomain: {own}.example
 dataDir: "{at}/data"
 listen: {{node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: "{at}/admin/admin.sock"}}
 identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 30s}}
-services: [{{name: payments.shop, exportTo: [b]}}]
-federatedServices: [{{name: payments.shop, peers: [b]}}]
-peers: [{{name: b, trustDomain: b.example}}]
+services: [{{name: payments.shop, exportTo: [{other}]}}]
+federatedServices: [{{name: payments.shop, peers: [{other}]}}]
+peers:
+- name: {other}
+  trustDomain: {other}.example
+  grants: {{identities: ["spiffe://{other}.example/ns/shop/sa/*"], names: ["*.shop"], addresses: [127.0.0.0/8]}}
 loadReportInterval: 1s
 "#
     );
