@@ -27,13 +27,13 @@ use crate::config::{Config, Workload};
 use crate::guard::{Guard, STREAMS_PER_UID};
 use crate::identity::{Entitled, Holding, View};
 use crate::keep::Keep;
+use crate::relay;
 use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};
 use crate::server;
 use crate::svid::cache::{self, Cache};
 use crate::upstream;
 use crate::workload_api::WorkloadApi;
-use crate::relay;
 
 /// What differs between the product and a simulation.
 #[derive(Clone, Debug)]
@@ -112,7 +112,8 @@ impl App {
         let (lists_tx, lists) = watch::channel(Arc::<[Workload]>::from(self.config.workloads.clone()));
         let view = self.start_cache(&upstream, lists, &tasks, &drain, &metrics)?;
 
-        let refused = metrics.counter("symbolon_sidecar_callers_refused", "Calls on the Unix sockets refused, by reason");
+        let refused =
+            metrics.counter("symbolon_sidecar_callers_refused", "Calls on the Unix sockets refused, by reason");
         let agent = self.agent_routes(&upstream, &view, &refused, &drain, &metrics);
         let xds = relay::start(
             relay::Config::default(),
@@ -142,7 +143,11 @@ impl App {
         }
         let http = self.http.local_addr()?;
         info!(%http, "operations port");
-        tasks.spawn("operations", OnExit::Shutdown, ops::serve(self.http, readiness.clone(), metrics.clone(), drain.clone()));
+        tasks.spawn(
+            "operations",
+            OnExit::Shutdown,
+            ops::serve(self.http, readiness.clone(), metrics.clone(), drain.clone()),
+        );
         Ok(Running { http, readiness, metrics, upstream, view, tasks, drain })
     }
 

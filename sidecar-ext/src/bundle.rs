@@ -37,7 +37,10 @@ pub enum Rejected {
 impl Book {
     /// Starts from the own trust domain's bundle, as the operator gave it.
     pub fn new(own: Bundle) -> Self {
-        Self { own: own.trust_domain.clone(), table: Arc::new(BTreeMap::from([(own.trust_domain.clone(), Arc::new(own))])) }
+        Self {
+            own: own.trust_domain.clone(),
+            table: Arc::new(BTreeMap::from([(own.trust_domain.clone(), Arc::new(own))])),
+        }
     }
 
     /// All bundles held.
@@ -47,7 +50,11 @@ impl Book {
 
     /// Only the own trust domain's: the control plane is verified by nobody else's.
     pub fn own_only(&self) -> BundleTable {
-        self.table.iter().filter(|(name, _)| **name == self.own).map(|(name, bundle)| (name.clone(), bundle.clone())).collect()
+        self.table
+            .iter()
+            .filter(|(name, _)| **name == self.own)
+            .map(|(name, bundle)| (name.clone(), bundle.clone()))
+            .collect()
     }
 
     /// Takes what the control plane says, the full state: a federated trust domain that it leaves out is no longer trusted, the own

@@ -128,9 +128,14 @@ mod tests {
 
     #[test]
     fn bad_148_only_the_exact_header_passes() {
-        for (values, passes) in
-            [(&["true"][..], true), (&[], false), (&["True"], false), (&["1"], false), (&["true", "true"], false), (&[""], false)]
-        {
+        for (values, passes) in [
+            (&["true"][..], true),
+            (&[], false),
+            (&["True"], false),
+            (&["1"], false),
+            (&["true", "true"], false),
+            (&[""], false),
+        ] {
             let mut metadata = MetadataMap::new();
             for value in values {
                 metadata.append(HEADER, value.parse().unwrap());

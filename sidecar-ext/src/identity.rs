@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use symbolon_proto::ids::{SpiffeId, TrustDomain};
-use symbolon_proto::node;
 use symbolon_kit::spiffe::svid::Svid;
 use symbolon_kit::spiffe::verify::BundleTable;
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
+use symbolon_proto::node;
 use tokio::sync::watch;
 
 use crate::attest::Caller;
@@ -85,9 +85,9 @@ impl View {
 
     /// What `caller` is entitled to, in order.
     pub fn held_for<'a>(&'a self, caller: &'a Selectors) -> impl Iterator<Item = &'a Held> {
-        self.held
-            .iter()
-            .filter(move |held| held.entry.selectors.is_subset(caller) && self.allowed_here(&held.entry.spiffe_id, caller))
+        self.held.iter().filter(move |held| {
+            held.entry.selectors.is_subset(caller) && self.allowed_here(&held.entry.spiffe_id, caller)
+        })
     }
 
     /// Workloads of the local file that carry this identity narrow it: the caller must be one of them.

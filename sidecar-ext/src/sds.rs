@@ -57,7 +57,8 @@ pub struct Counts {
 impl Counts {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            denied: metrics.counter("symbolon_sidecar_secrets_denied", "Secrets asked for by SDS and not given, by reason"),
+            denied: metrics
+                .counter("symbolon_sidecar_secrets_denied", "Secrets asked for by SDS and not given, by reason"),
             answered: metrics.counter("symbolon_sidecar_secrets_answered", "Secrets that Envoy answered, by outcome"),
         }
     }
@@ -74,7 +75,10 @@ impl Sds {
         SecretDiscoveryServiceServer::new(Self { view, guard, acks, counts, drain }).max_decoding_message_size(1 << 20)
     }
 
-    fn stream<D: Dialect>(&self, request: Request<Streaming<D::Request>>) -> Result<Response<Answers<D::Response>>, Status> {
+    fn stream<D: Dialect>(
+        &self,
+        request: Request<Streaming<D::Request>>,
+    ) -> Result<Response<Answers<D::Response>>, Status> {
         let caller = self.guard.caller(&request)?;
         let share = self.guard.stream(&caller)?;
         let stream = Open::<D> {
@@ -148,7 +152,9 @@ impl<D: Dialect> Open<D> {
 
     /// Only an identity that the caller is entitled to may acknowledge in its name.
     fn recognise(&mut self, node_id: Option<&str>) {
-        let Some(id) = node_id.filter(|_| self.proxy.is_none()).and_then(|id| id.parse::<SpiffeId>().ok()) else { return };
+        let Some(id) = node_id.filter(|_| self.proxy.is_none()).and_then(|id| id.parse::<SpiffeId>().ok()) else {
+            return;
+        };
         let Ok(selectors) = self.caller.selectors() else { return };
         if self.view.borrow().held_for(selectors).any(|held| held.entry.spiffe_id == id) {
             self.proxy = Some(self.sds.acks.proxy(&id));
@@ -160,10 +166,13 @@ impl<D: Dialect> Open<D> {
         let view = self.view.borrow_and_update().clone();
         let selectors = self.caller.selectors().map_err(|why| Status::permission_denied(why.to_string()))?;
         let (denied, pid) = (&self.sds.counts.denied, self.caller.pid());
-        let owed = self.session.owed(|name| secret::find(&view, selectors, name), |name, why| {
-            denied.inc(&[("reason", why)]);
-            debug!(name, why, pid, "a secret is not given");
-        });
+        let owed = self.session.owed(
+            |name| secret::find(&view, selectors, name),
+            |name, why| {
+                denied.inc(&[("reason", why)]);
+                debug!(name, why, pid, "a secret is not given");
+            },
+        );
         self.ready.extend(owed);
         Ok(())
     }

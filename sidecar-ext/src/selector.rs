@@ -79,7 +79,11 @@ impl FromStr for Selector {
         let (kind, name, value) = (parts.next(), parts.next(), parts.next());
         let (Some("unix"), Some(name), Some(value)) = (kind, name, value) else { return Err(SelectorError::Unknown) };
         let id = || -> Result<u32, SelectorError> {
-            if value.bytes().all(|b| b.is_ascii_digit()) { value.parse().map_err(|_| SelectorError::Id) } else { Err(SelectorError::Id) }
+            if value.bytes().all(|b| b.is_ascii_digit()) {
+                value.parse().map_err(|_| SelectorError::Id)
+            } else {
+                Err(SelectorError::Id)
+            }
         };
         match name {
             "uid" => id().map(Self::uid),

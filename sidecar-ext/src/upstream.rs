@@ -98,7 +98,8 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         entries: entries_tx,
         bundles: bundles_tx,
         workloads_ack: ack_tx,
-        rejected: metrics.counter("symbolon_sidecar_upstream_rejected", "Statements of the control plane not taken, by reason"),
+        rejected: metrics
+            .counter("symbolon_sidecar_upstream_rejected", "Statements of the control plane not taken, by reason"),
     };
     fold.restore()?;
     let keeper = node::Keeper {
@@ -112,7 +113,8 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         channel: channel.clone(),
         bundles: offer,
         joined: joined_tx,
-        failures: metrics.counter("symbolon_sidecar_node_failures", "Failed attempts at the node's own SVID, by reason"),
+        failures: metrics
+            .counter("symbolon_sidecar_node_failures", "Failed attempts at the node's own SVID, by reason"),
         seed: config.seed,
     };
     let restored = keeper.restore()?;

@@ -45,9 +45,15 @@ pub(super) struct Rendered {
 /// What an acknowledgement of it proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detail {
-    Svid { id: SpiffeId, serial: String },
-    /// Sequence by trust domain.
-    Bundles(BTreeMap<String, u64>),
+    Svid {
+        id: SpiffeId,
+        serial: String,
+    },
+    /// Sequence by trust domain; `all`: those that are left out are no longer trusted.
+    Bundles {
+        all: bool,
+        sequences: BTreeMap<String, u64>,
+    },
 }
 
 pub(super) fn find(view: &View, caller: &Selectors, name: &str) -> Found {
@@ -61,8 +67,12 @@ pub(super) fn find(view: &View, caller: &Selectors, name: &str) -> Found {
         ALL => validator(name, view.bundles.values().map(|bundle| &**bundle)),
         ROOT_CA => validator(name, view.bundles.get(&view.trust_domain).map(|bundle| &**bundle)),
         _ => match name.parse::<SpiffeId>() {
-            Ok(id) if id.path().is_empty() => validator(name, view.bundles.get(id.trust_domain()).map(|bundle| &**bundle)),
-            Ok(id) => held.find(|held| held.entry.spiffe_id == id).map_or(Found::Denied("not_entitled"), |held| of_entry(name, held)),
+            Ok(id) if id.path().is_empty() => {
+                validator(name, view.bundles.get(id.trust_domain()).map(|bundle| &**bundle))
+            }
+            Ok(id) => held
+                .find(|held| held.entry.spiffe_id == id)
+                .map_or(Found::Denied("not_entitled"), |held| of_entry(name, held)),
             Err(_) => Found::Denied("unknown_name"),
         },
     }
@@ -76,7 +86,8 @@ fn of_entry(name: &str, held: &Held) -> Found {
 }
 
 fn certificate(name: &str, svid: &Svid) -> Rendered {
-    let inline = |bytes: Vec<u8>| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() });
+    let inline =
+        |bytes: Vec<u8>| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() });
     let certificate = TlsCertificate {
         certificate_chain: inline(svid.chain_pem().into_bytes()),
         private_key: inline(svid.key_pem().as_bytes().to_vec()),
@@ -105,7 +116,8 @@ fn validator<'a>(name: &str, bundles: impl IntoIterator<Item = &'a Bundle>) -> F
         ..Default::default()
     };
     let sequences = bundles.iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.sequence)).collect();
-    Found::Secret(render(name, Type::ValidationContext(context), Detail::Bundles(sequences)))
+    let detail = Detail::Bundles { all: name == ALL, sequences };
+    Found::Secret(render(name, Type::ValidationContext(context), detail))
 }
 
 fn render(name: &str, content: Type, detail: Detail) -> Rendered {

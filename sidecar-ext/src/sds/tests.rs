@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{Node, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, SpiffeCertValidatorConfig, secret::Type};
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use prost::Message as _;
@@ -119,10 +121,12 @@ fn secret(of: &DeltaDiscoveryResponse) -> Secret {
 /// The serial of a certificate whose key belongs to it.
 fn serial(secret: &Secret) -> String {
     let Some(Type::TlsCertificate(certificate)) = &secret.r#type else { panic!("{secret:?}") };
-    let inline = |source: &Option<envoy_types::pb::envoy::config::core::v3::DataSource>| match source.clone().unwrap().specifier {
-        Some(Specifier::InlineBytes(bytes)) => bytes,
-        other => panic!("{other:?}"),
-    };
+    let inline =
+        |source: &Option<envoy_types::pb::envoy::config::core::v3::DataSource>| match source.clone().unwrap().specifier
+        {
+            Some(Specifier::InlineBytes(bytes)) => bytes,
+            other => panic!("{other:?}"),
+        };
     let text = [inline(&certificate.private_key), inline(&certificate.certificate_chain)].concat();
     pem::decode(&text).unwrap().serial
 }
@@ -165,7 +169,10 @@ async fn i_10_a_name_that_is_not_the_callers_is_told_removed_and_harms_no_other(
     for name in [FOREIGN, "spiffe://c.example", "nonsense", "*"] {
         let mut stream = Delta::open(&agent, WEB, &[name]).await;
         let response = stream.next().await;
-        assert_eq!((response.removed_resources.as_slice(), response.resources.len()), ([name.to_owned()].as_slice(), 0));
+        assert_eq!(
+            (response.removed_resources.as_slice(), response.resources.len()),
+            ([name.to_owned()].as_slice(), 0)
+        );
         stream.say(Delta::subscribe(&[WEB])).await;
         assert_eq!(serial(&secret(&stream.next().await)), svid.serial, "after {name}");
     }
@@ -194,16 +201,32 @@ async fn acknowledgements_travel_up_as_one_state_per_proxy() {
     let (mut agent, svid) = agent(&ca);
     agent.change(|view| view.bundles = bundles(&[&ca, &b]));
     // Envoy opens a stream per secret.
-    let (mut certificate, mut validator) = (Delta::open(&agent, WEB, &[WEB]).await, Delta::open(&agent, WEB, &["ALL"]).await);
+    let (mut certificate, mut validator) =
+        (Delta::open(&agent, WEB, &[WEB]).await, Delta::open(&agent, WEB, &["ALL"]).await);
     let nonce = certificate.next().await.nonce;
     certificate.answer(&nonce, None).await;
     let ack = soon(agent.acks.recv()).await.unwrap();
-    assert_eq!((ack.proxy.as_str(), ack.svid_serial.as_str(), ack.bundle_sequences.len()), (WEB, svid.serial.as_str(), 0));
+    assert_eq!(
+        (ack.proxy.as_str(), ack.svid_serial.as_str(), ack.bundle_sequences.len()),
+        (WEB, svid.serial.as_str(), 0)
+    );
     let nonce = validator.next().await.nonce;
     validator.answer(&nonce, None).await;
     let ack = soon(agent.acks.recv()).await.unwrap();
     assert_eq!(ack.svid_serial, svid.serial);
-    assert_eq!(ack.bundle_sequences.into_iter().collect::<Vec<_>>(), [("a.example".into(), 1), ("b.example".into(), 1)]);
+    assert_eq!(
+        ack.bundle_sequences.into_iter().collect::<Vec<_>>(),
+        [("a.example".into(), 1), ("b.example".into(), 1)]
+    );
+    agent.change(|view| view.bundles = bundles(&[&ca]));
+    let nonce = validator.next().await.nonce;
+    validator.answer(&nonce, None).await;
+    let ack = soon(agent.acks.recv()).await.unwrap();
+    assert_eq!(
+        ack.bundle_sequences.into_keys().collect::<Vec<_>>(),
+        ["a.example"],
+        "what is trusted no longer is gone"
+    );
 }
 
 #[tokio::test]
@@ -295,7 +318,8 @@ async fn sotw_says_the_same() {
 async fn a_fetch_answers_once_with_what_the_caller_may_have() {
     let (agent, svid) = agent(&Ca::new("a.example"));
     let mut client = SecretDiscoveryServiceClient::new(agent.channel());
-    let answer = soon(client.fetch_secrets(with_header(Sotw::request(&[FOREIGN, WEB], "", "")))).await.unwrap().into_inner();
+    let answer =
+        soon(client.fetch_secrets(with_header(Sotw::request(&[FOREIGN, WEB], "", "")))).await.unwrap().into_inner();
     let [one] = &answer.resources[..] else { panic!() };
     assert_eq!(serial(&Secret::decode(one.value.as_slice()).unwrap()), svid.serial);
 }
@@ -316,7 +340,10 @@ async fn another_type_and_too_many_names_end_the_stream_with_the_reason() {
     let many: Vec<_> = (0..600).map(|at| format!("name-{at}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     for (first, code) in [
-        (DeltaDiscoveryRequest { type_url: "type.googleapis.com/envoy.x".into(), ..Delta::subscribe(&[WEB]) }, Code::InvalidArgument),
+        (
+            DeltaDiscoveryRequest { type_url: "type.googleapis.com/envoy.x".into(), ..Delta::subscribe(&[WEB]) },
+            Code::InvalidArgument,
+        ),
         (Delta::subscribe(&many), Code::ResourceExhausted),
         (Delta::subscribe(&[&"n".repeat(3000)]), Code::ResourceExhausted),
     ] {

@@ -276,7 +276,8 @@ impl<M: Minter> Cache<M> {
         let valid = held.iter().filter(|held| matches!(held.holding, Holding::Valid(_))).count();
         self.counts.held.set(&[], i64::try_from(valid).unwrap_or(i64::MAX));
         let ready = self.inputs.entries.borrow().is_some();
-        let (bundles, workloads) = (self.inputs.bundles.borrow_and_update().clone(), self.inputs.workloads.borrow_and_update().clone());
+        let (bundles, workloads) =
+            (self.inputs.bundles.borrow_and_update().clone(), self.inputs.workloads.borrow_and_update().clone());
         self.view.send_modify(|view| {
             *view = Arc::new(View { trust_domain: view.trust_domain.clone(), ready, held, bundles, workloads });
         });
@@ -286,7 +287,9 @@ impl<M: Minter> Cache<M> {
     fn sleep(&self) -> Duration {
         let now = self.clock.now();
         let next = self.slots.values().filter_map(|kept| kept.slot.wakes()).min();
-        next.map_or(LONGEST_SLEEP, |at| at.duration_since(now).unwrap_or_default().clamp(Duration::from_millis(1), LONGEST_SLEEP))
+        next.map_or(LONGEST_SLEEP, |at| {
+            at.duration_since(now).unwrap_or_default().clamp(Duration::from_millis(1), LONGEST_SLEEP)
+        })
     }
 
     /// Removes files of entries that are gone, also of those that went while the sidecar was not running.

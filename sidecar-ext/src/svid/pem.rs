@@ -21,7 +21,8 @@ pub fn encode(svid: &Svid) -> Zeroizing<Vec<u8>> {
 /// If there is no key, or it is not the leaf's.
 pub fn decode(text: &[u8]) -> Result<Svid, SvidError> {
     let key = PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| SvidError::Malformed)?;
-    let chain = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>().map_err(|_| SvidError::Malformed)?;
+    let chain =
+        CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>().map_err(|_| SvidError::Malformed)?;
     Svid::new(chain, PrivateKey::from_pkcs8(key.secret_pkcs8_der().to_vec()))
 }
 

@@ -74,7 +74,8 @@ pub fn read_token(from: &JoinToken) -> Result<Zeroizing<String>, JoinError> {
         JoinToken::None => Err(JoinError::NoToken),
         JoinToken::Inline(token) => Ok(token.clone()),
         JoinToken::File(path) => {
-            let failed = |why: &dyn ToString| JoinError::TokenFile { path: path.display().to_string(), why: why.to_string() };
+            let failed =
+                |why: &dyn ToString| JoinError::TokenFile { path: path.display().to_string(), why: why.to_string() };
             let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|why| failed(&why))?);
             let token = text.trim();
             if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
@@ -129,8 +130,13 @@ pub fn svid_of(chain: Vec<bytes::Bytes>, key: PrivateKey) -> Result<Svid, SvidEr
 fn refusal(status: &Status) -> JoinError {
     let why = status.message().to_owned();
     match status.code() {
-        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::PermissionDenied | Code::FailedPrecondition
-        | Code::Unauthenticated | Code::Unimplemented => JoinError::Refused { why },
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::Unimplemented => JoinError::Refused { why },
         code => JoinError::Unanswered { why: format!("{code:?}: {why}") },
     }
 }

@@ -138,7 +138,9 @@ impl Sync {
 
     fn load<M: prost::Message + Default>(&self, name: &str) -> Result<Option<M>, KeepError> {
         let Some(content) = self.keep.load(name)? else { return Ok(None) };
-        Ok(M::decode(content.as_slice()).inspect_err(|why| warn!(name, %why, "last-known-good state is not usable")).ok())
+        Ok(M::decode(content.as_slice())
+            .inspect_err(|why| warn!(name, %why, "last-known-good state is not usable"))
+            .ok())
     }
 
     fn apply(&mut self, update: Update) {
@@ -173,7 +175,10 @@ impl Sync {
                 parsed.push(Arc::new(entry));
             } else {
                 self.rejected.inc(&[("reason", "entry")]);
-                warn!(id, spiffe_id, "an entry without selectors, or with an ID that is not for workloads here, is ignored");
+                warn!(
+                    id,
+                    spiffe_id, "an entry without selectors, or with an ID that is not for workloads here, is ignored"
+                );
             }
         }
         let parsed: EntryList = parsed.into();

@@ -74,7 +74,10 @@ impl ControlPlane {
         self.drain = Drain::new();
         let identity = Identity::new(Clock::system());
         identity.set_svid(&self.script.ca.svid("spiffe://a.example/symbolon/controlplane/0"));
-        identity.set_bundles(&BundleTable::from([(self.script.ca.trust_domain.clone(), Arc::new(self.script.ca.bundle()))]));
+        identity.set_bundles(&BundleTable::from([(
+            self.script.ca.trust_domain.clone(),
+            Arc::new(self.script.ca.bundle()),
+        )]));
         let routes = Routes::new(NodeServer::new(Served(self.script.clone(), self.drain.clone())));
         let refused = Metrics::new().counter("refused", "test");
         let serving =
@@ -84,7 +87,8 @@ impl ControlPlane {
     }
 
     pub(crate) fn says_bundles<'a>(&self, bundles: impl IntoIterator<Item = &'a Bundle>) {
-        let bundles = bundles.into_iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.to_jwks().into())).collect();
+        let bundles =
+            bundles.into_iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.to_jwks().into())).collect();
         self.says(Update::Bundles(wire::Bundles { trust_domain: "a.example".into(), bundles }));
     }
 
@@ -166,7 +170,12 @@ impl Node for Served {
                 grants.get(&csr.entry_id).cloned()
             };
             let outcome = id.map_or_else(
-                || wire::minted::Outcome::Refusal(wire::Refusal { reason: "unknown_entry".into(), detail: csr.entry_id.clone() }),
+                || {
+                    wire::minted::Outcome::Refusal(wire::Refusal {
+                        reason: "unknown_entry".into(),
+                        detail: csr.entry_id.clone(),
+                    })
+                },
                 |id| wire::minted::Outcome::Svid(self.sign(&csr.csr, &id)),
             );
             wire::Minted { outcome: Some(outcome) }
@@ -294,7 +303,12 @@ async fn the_refusal_says_what_to_do() {
     let addresses = vec![control_plane.address.to_string()];
     let refused = join::join(addresses, &anonymous, &"a.example".parse().unwrap(), "wrong").await.unwrap_err();
     let says = refused.to_string();
-    assert!(says.contains("unknown or spent") && says.contains("even if the answer was lost") && says.contains("symbolon token create"), "{says}");
+    assert!(
+        says.contains("unknown or spent")
+            && says.contains("even if the answer was lost")
+            && says.contains("symbolon token create"),
+        "{says}"
+    );
     assert!(join::read_token(&JoinToken::None).unwrap_err().to_string().contains("symbolon token create"));
 }
 
@@ -328,7 +342,10 @@ async fn last_known_good_is_served_before_the_control_plane_is_there() {
     assert!(!*run.handle.connected().borrow());
     control_plane.says_entries(&[]);
     control_plane = control_plane.listen().await;
-    until(&mut run.handle.heard().entries.clone(), |entries| entries.as_ref().is_some_and(|entries| entries.is_empty())).await;
+    until(&mut run.handle.heard().entries.clone(), |entries| {
+        entries.as_ref().is_some_and(|entries| entries.is_empty())
+    })
+    .await;
     run.stop().await;
     drop(control_plane);
 }
@@ -394,7 +411,9 @@ async fn a_batch_is_answered_in_its_order() {
     let (_, csr) = symbolon_kit::spiffe::svid::new_key().unwrap();
     let csr = |entry_id: &str| wire::Csr { entry_id: entry_id.into(), csr: csr.clone().into() };
     let minted = soon(run.handle.mint(vec![csr("nobody"), csr("web")])).await.unwrap();
-    assert!(matches!(&minted[0].outcome, Some(wire::minted::Outcome::Refusal(refusal)) if refusal.reason == "unknown_entry"));
+    assert!(
+        matches!(&minted[0].outcome, Some(wire::minted::Outcome::Refusal(refusal)) if refusal.reason == "unknown_entry")
+    );
     assert!(matches!(&minted[1].outcome, Some(wire::minted::Outcome::Svid(svid)) if svid.spiffe_id == WEB));
     run.stop().await;
 }

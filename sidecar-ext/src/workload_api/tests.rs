@@ -75,7 +75,11 @@ async fn w_8_bundles_hold_the_own_trust_domain_and_the_federated_ones_and_follow
 async fn w_2_each_rotation_is_seen_once_in_order_without_a_gap() {
     let ca = Ca::new("a.example");
     let (agent, first) = agent(&ca);
-    agent.change(|view| view.held.extend(crate::testing::view(&ca, vec![(entry("job", JOB, &["unix:uid:4294967295"]), Holding::Pending)]).held));
+    agent.change(|view| {
+        view.held.extend(
+            crate::testing::view(&ca, vec![(entry("job", JOB, &["unix:uid:4294967295"]), Holding::Pending)]).held,
+        )
+    });
     let mut stream = svids(&agent).await;
     assert_eq!(serial(&soon(stream.message()).await.unwrap().unwrap()), first.serial);
     for round in 0..20 {
@@ -171,7 +175,8 @@ async fn w_6_w_16_the_first_entry_is_the_default_and_hints_are_unique() {
         (entry, valid(&ca.svid(spiffe_id)))
     };
     let long = "h".repeat(1025);
-    let held = vec![hinted("1", JOB, "same"), hinted("2", WEB, "same"), hinted("3", WEB, &long), hinted("4", WEB, "own")];
+    let held =
+        vec![hinted("1", JOB, "same"), hinted("2", WEB, "same"), hinted("3", WEB, &long), hinted("4", WEB, "own")];
     let agent = Agent::start(view(&ca, held));
     let message = soon(svids(&agent).await.message()).await.unwrap().unwrap();
     assert_eq!(message.svids[0].spiffe_id, JOB);

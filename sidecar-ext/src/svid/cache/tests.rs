@@ -33,7 +33,10 @@ impl Minter for Fake {
                         let chain = vec![self.ca.sign(&csr.csr, id, now(), self.ttl).to_vec().into()];
                         wire::minted::Outcome::Svid(wire::Svid { spiffe_id: id.clone(), chain, expires_at: 0 })
                     }
-                    None => wire::minted::Outcome::Refusal(wire::Refusal { reason: "unknown_entry".into(), detail: String::new() }),
+                    None => wire::minted::Outcome::Refusal(wire::Refusal {
+                        reason: "unknown_entry".into(),
+                        detail: String::new(),
+                    }),
                 };
                 wire::Minted { outcome: Some(outcome) }
             };
@@ -142,7 +145,8 @@ async fn a_restart_serves_at_once_what_was_written_down_and_asks_for_nothing() {
 #[tokio::test]
 async fn an_svid_on_disk_serves_only_the_identity_that_it_is_for() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rig = Rig::start(Arc::new(fake(&[("web", WEB)])), dir.path(), list(vec![entry("web", WEB, &["unix:uid:0"])]));
+    let mut rig =
+        Rig::start(Arc::new(fake(&[("web", WEB)])), dir.path(), list(vec![entry("web", WEB, &["unix:uid:0"])]));
     rig.all_valid(1).await;
     rig.stop().await;
     let silent = Fake { gate: Some(Notify::new()), ..fake(&[]) };
@@ -156,7 +160,8 @@ async fn an_svid_on_disk_serves_only_the_identity_that_it_is_for() {
 async fn a_gone_entry_leaves_no_key_behind() {
     let dir = tempfile::tempdir().unwrap();
     let files = || std::fs::read_dir(dir.path().join("svids")).unwrap().count();
-    let mut rig = Rig::start(Arc::new(fake(&[("web", WEB)])), dir.path(), list(vec![entry("web", WEB, &["unix:uid:0"])]));
+    let mut rig =
+        Rig::start(Arc::new(fake(&[("web", WEB)])), dir.path(), list(vec![entry("web", WEB, &["unix:uid:0"])]));
     rig.all_valid(1).await;
     assert_eq!(files(), 1);
     rig.entries.send_replace(list(vec![]));

@@ -148,7 +148,8 @@ fn every_transition_is_as_drawn() {
     let mut table = String::new();
     for state in &states {
         for event in &events {
-            let (next, effects) = state.clone().step(event.clone(), at + Duration::from_secs(1), &mut StdRng::seed_from_u64(1));
+            let (next, effects) =
+                state.clone().step(event.clone(), at + Duration::from_secs(1), &mut StdRng::seed_from_u64(1));
             table += &format!("{} {} -> {} {effects:?}\n", name(state), name_of(event), name(&next));
         }
     }
