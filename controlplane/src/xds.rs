@@ -8,7 +8,7 @@
 //!                                   └──► ack: AckTable, ProxyStatus
 //! ```
 //!
-//! [`wave`], [`subscription`] and [`plan`] are pure; [`stream`] is the only loop. Resources are encoded once and shared; a stream
+//! `wave`, `subscription` and `plan` are pure; `stream` is the only loop. Resources are encoded once and shared; a stream
 //! holds pointers. The numbers in comments are lines of the xDS checklist.
 
 mod kind;

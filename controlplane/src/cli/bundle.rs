@@ -29,7 +29,7 @@ pub struct Show {
     /// The trust domain; ours if left out
     trust_domain: Option<String>,
     /// The form of the output; spiffe: the JWKS document
-    #[arg(short, long = "output", value_enum, default_value_t = BundleFormat::Table, value_name = "FORMAT")]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = BundleFormat::Table, value_name = "FORMAT")]
     format: BundleFormat,
 }
 

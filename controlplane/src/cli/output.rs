@@ -12,7 +12,7 @@ use super::failure::{FAILED, Failure};
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
     /// The form of the output
-    #[arg(short, long = "output", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub format: Format,
 }
 

@@ -44,6 +44,34 @@ fn the_admin_socket_may_stand_anywhere() {
     }
 }
 
+#[test]
+fn what_prints_data_takes_the_form_of_its_output() {
+    for command in [
+        "token create --node n",
+        "peer invite b",
+        "peer accept b x",
+        "peer list",
+        "peer status b",
+        "bundle show",
+        "bundle set b.example f",
+        "identity create spiffe://a/x --node n --selector unix:uid:1",
+        "identity list",
+        "service list",
+        "service endpoints a.b",
+        "proxy list",
+        "rollout list",
+        "rollout get a.b -w",
+        "rollout pause a.b",
+        "rollout resume a.b",
+        "rollout promote a.b --full",
+        "rollout abort a.b",
+    ] {
+        for format in ["table", "json", "yaml"] {
+            assert!(parsed(&format!("symbolon {command} -o {format}")).is_ok(), "{command} -o {format}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn without_a_control_plane_a_command_ends_with_69_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();

@@ -126,6 +126,12 @@ impl Subscription {
         if self.rejected.is_empty() { None } else { self.rejection.as_deref() }
     }
 
+    /// Whether there is nothing to do as long as the content stays that of `generation`.
+    pub(super) fn is_settled(&self, generation: u64) -> bool {
+        let done = self.in_flight.is_none() && self.waiting_since.is_none() && self.rejected.is_empty();
+        !self.started || done && self.acked == Some(generation)
+    }
+
     /// Takes a request. Subscriptions count whatever the nonce, on ACKs and NACKs alike (8, 19, 28). Returns whether it was a NACK.
     ///
     /// # Errors
@@ -262,7 +268,7 @@ impl Subscription {
     fn ask_delta(&mut self, first: bool, subscribe: Vec<String>, unsubscribe: Vec<String>) {
         for name in subscribe {
             if name == "*" {
-                self.answer |= !self.wildcard && !(first && self.unresolved);
+                self.answer |= !(self.wildcard || first && self.unresolved);
                 self.wildcard = true;
                 continue;
             }

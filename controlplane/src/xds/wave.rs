@@ -114,8 +114,16 @@ impl Wave {
                 effects.nack = subscription.apply(request)?.then_some(kind);
             }
             Event::Snapshot { snapshot, generation } => {
-                self.snapshot = Some(snapshot);
-                self.generation = generation;
+                let same =
+                    self.snapshot.replace(snapshot.clone()).is_some_and(|before| Arc::ptr_eq(&before, &snapshot));
+                let before = std::mem::replace(&mut self.generation, generation);
+                if same && self.subscriptions.values().all(|subscription| subscription.is_settled(before)) {
+                    // Most generations are about others.
+                    for subscription in self.subscriptions.values_mut().filter(|subscription| subscription.started) {
+                        subscription.acked = Some(generation);
+                    }
+                    return Ok(effects);
+                }
             }
             Event::Tick => {}
         }
@@ -171,7 +179,8 @@ impl Wave {
         if snapshot.is_some() {
             subscription.resolve(table);
         }
-        let plan = self.plan(kind, table, now);
+        let mut plan = self.plan(kind, table, now);
+        plan.whole &= self.is_asked_for(kind, table);
         if plan.is_idle() {
             if plan.whole && snapshot.is_some() {
                 let generation = self.generation;
@@ -267,6 +276,22 @@ impl Wave {
                 .iter()
                 .filter(|(of, _)| *of == ResourceType::Endpoint)
                 .all(|(_, name)| endpoints.client.contains_key(name))
+    }
+
+    /// Whether the client has asked for every child that its clusters or listeners will make it ask for: what it is to have and
+    /// does not know of yet is not acknowledged. Children of a rejected parent are not expected.
+    fn is_asked_for(&self, kind: Kind, table: &Table) -> bool {
+        let (parent, of) = match kind {
+            Kind::Endpoint => (Kind::Cluster, ResourceType::Endpoint),
+            Kind::Route => (Kind::Listener, ResourceType::Route),
+            _ => return true,
+        };
+        let (children, parents) = (self.subscription(kind), self.subscription(parent));
+        let Some(snapshot) = self.snapshot.as_deref().filter(|_| parents.wildcard) else { return true };
+        let expected = self::table(snapshot, parent).values();
+        let expected = expected.filter(|parent| parents.rejected.get(&parent.name) != Some(&parent.version));
+        let mut needs = expected.flat_map(|parent| parent.needs.iter()).filter(|(needed, _)| *needed == of);
+        needs.all(|(_, name)| children.wants(name) || !table.contains_key(name))
     }
 
     /// Whether nothing that the client holds of the types above, and is to lose, needs `name`.

@@ -336,3 +336,43 @@ async fn a_drain_waits_for_calls_but_not_forever() {
     tokio::time::timeout(SOON, server.running).await.expect("the listener returns").unwrap();
     who(&channel(vec![server.address], &client, Expect::Id(B.parse().unwrap()))).await.unwrap_err();
 }
+
+/// A relay in between that at some moment passes nothing on, and closes nothing: a partition.
+async fn relay(to: String, partition: tokio_util::sync::CancellationToken) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+            () = partition.cancelled() => std::future::pending().await,
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn both_sides_notice_a_partition() {
+    let (clock, a, b) = (clock(), Ca::new("a.example"), Ca::new("b.example"));
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let server = server(&identity(&clock, Some(&b.svid("/symbolon/controlplane/0")), &[&a, &b]), limits).await;
+    let client = identity(&clock, Some(&a.svid("/shop")), &[&a, &b]);
+    let partition = tokio_util::sync::CancellationToken::new();
+    let address = relay(server.address.clone(), partition.clone()).await;
+    let mut stream = streaming(&channel(vec![address], &client, Expect::Id(B.parse().unwrap()))).await;
+    partition.cancel();
+    tokio::time::pause(); // nothing arrives any more, so only timers can move on
+    let begun = tokio::time::Instant::now();
+    let last = tokio::time::timeout(Duration::from_secs(60), stream.next()).await.expect("the client notices");
+    assert!(!matches!(last, Some(Ok(_))), "{last:?}");
+    assert!(begun.elapsed() <= Duration::from_secs(15), "{:?}", begun.elapsed());
+    tokio::time::advance(Duration::from_secs(5)).await; // the server counts from its own last frame
+    tokio::time::resume();
+    let again = async {
+        while who(&server.channel(&client, B)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, again).await.expect("the server let go of the only connection that it allows");
+}

@@ -153,25 +153,22 @@ fn tree(rollout: &Rollout) -> String {
         [local, remote] => (percent(*local), percent(*remote)),
         _ => ("-".to_owned(), "-".to_owned()),
     };
-    let name = format!("{}.{}", rollout.service, rollout.peer);
-    let width = name.chars().count() + 6;
-    format!(
-        "{:width$}  {:8}  {:>8}  {:>8}\n⟳ {:w2$}  {:8}\n├── {:w4$}  {:8}  {local:>6} %  {:>8}\n└── {:w4$}  {:8}  {remote:>6} %  {:>8}\n",
-        "NAME",
-        "KIND",
-        "WEIGHT",
-        "CAPACITY",
-        printable(&rollout.service),
-        "rollout",
-        printable(&rollout.service),
-        "local",
-        rollout.local_capacity,
-        printable(&name),
-        "peer",
-        rollout.remote_capacity,
-        w2 = width - 2,
-        w4 = width - 4,
-    )
+    let (ours, theirs) = (printable(&rollout.service), printable(&format!("{}.{}", rollout.service, rollout.peer)));
+    let width = theirs.chars().count() + 4;
+    let mut text = format!("{:width$}  {:7}  {:>8}  {:>8}\n", "NAME", "KIND", "WEIGHT", "CAPACITY");
+    let _ = writeln!(text, "{:width$}  rollout", format!("⟳ {ours}"));
+    for (branch, name, kind, weight, capacity) in [
+        ("├──", &ours, "local", local, rollout.local_capacity),
+        ("└──", &theirs, "peer", remote, rollout.remote_capacity),
+    ] {
+        let _ = writeln!(
+            text,
+            "{:width$}  {kind:7}  {:>8}  {capacity:>8}",
+            format!("{branch} {name}"),
+            format!("{weight} %")
+        );
+    }
+    text
 }
 
 // === from the wire ===

@@ -42,7 +42,7 @@ fn xds_5_state_is_per_type() {
     let clusters = client.ask(delta(Cluster, &[], &[]));
     let endpoints = client.ask(delta(Endpoint, &["pay"], &[]));
     // The nonce of another type's response acknowledges nothing.
-    let crossed = DeltaDiscoveryRequest { response_nonce: clusters.nonce.clone(), ..delta(Endpoint, &[], &[]) };
+    let crossed = DeltaDiscoveryRequest { response_nonce: clusters.nonce, ..delta(Endpoint, &[], &[]) };
     assert!(client.send(crossed).is_empty());
     assert_eq!((client.acked(Cluster), client.acked(Endpoint)), (None, None));
     client.send(ack(&endpoints));
@@ -144,6 +144,45 @@ fn xds_23_nothing_is_sent_when_nothing_changed() {
         let acked = [Cluster, Endpoint, Listener, Route].map(|of| client.acked(of));
         assert_eq!(acked, [Some(generation); 4], "unchanged content counts as acknowledged");
     }
+}
+
+#[test]
+fn xds_12_endpoints_that_the_client_has_not_asked_for_yet_are_not_acknowledged() {
+    let mut client = converged(1);
+    let mut more = small(2).as_ref().clone();
+    for (of, resource) in [cluster("new", "1"), endpoints("new", 1)] {
+        std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
+    }
+    let push = client.snapshot(&more.into());
+    assert_eq!((client.acked(Endpoint), client.acked(Listener)), (Some(1), Some(2)));
+    let eds = client.ask(delta(Endpoint, &["new"], &[]));
+    client.send(ack(&eds));
+    assert_eq!((client.acked(Endpoint), client.acked(Cluster)), (Some(2), Some(1)));
+    client.send(ack(&push[0]));
+    assert_eq!(client.acked(Cluster), Some(2));
+    // A rejected cluster is not asked about: it holds back its own type alone.
+    let mut client = converged(1);
+    let mut more = small(2).as_ref().clone();
+    for (of, resource) in [cluster("new", "1"), endpoints("new", 1)] {
+        std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
+    }
+    let push = client.snapshot(&more.into());
+    client.send(nack(&push[0], "new"));
+    assert_eq!((client.acked(Endpoint), client.acked(Cluster)), (Some(2), Some(1)));
+}
+
+#[test]
+fn xds_23_the_same_snapshot_in_a_higher_generation_is_acknowledged_at_once() {
+    let content = small(1);
+    let mut client = converged(1);
+    assert!(client.told(&content, 2).is_empty());
+    assert!(client.told(&content, 3).is_empty());
+    assert_eq!([Cluster, Endpoint, Listener, Route].map(|of| client.acked(of)), [Some(3); 4]);
+    let push = client.ask(delta(Endpoint, &["pay"], &[]));
+    assert!(client.told(&content, 4).is_empty());
+    assert_eq!((client.acked(Endpoint), client.acked(Cluster)), (Some(3), Some(4)), "in flight");
+    client.send(ack(&push));
+    assert_eq!(client.acked(Endpoint), Some(4));
 }
 
 #[test]

@@ -70,7 +70,11 @@ impl<R: Variety> Script<R> {
     }
 
     pub(super) fn snapshot(&mut self, snapshot: &Arc<Snapshot>) -> Vec<R::Response> {
-        let generation = snapshot.generation;
+        self.told(snapshot, snapshot.generation)
+    }
+
+    /// A set of this generation, in which the proxy's snapshot is this.
+    pub(super) fn told(&mut self, snapshot: &Arc<Snapshot>, generation: u64) -> Vec<R::Response> {
         decoded::<R>(self.wave.step(Event::Snapshot { snapshot: snapshot.clone(), generation }, self.now).unwrap())
     }
 
