@@ -151,7 +151,10 @@ fn xds_12_endpoints_that_the_client_has_not_asked_for_yet_are_not_acknowledged()
     let mut client = converged(1);
     let mut more = small(2).as_ref().clone();
     for (of, resource) in [cluster("new", "1"), endpoints("new", 1)] {
-        std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
+        std::sync::Arc::make_mut(&mut more.resources)
+            .entry(of)
+            .or_default()
+            .insert(resource.name.clone(), resource.into());
     }
     let push = client.snapshot(&more.into());
     assert_eq!((client.acked(Endpoint), client.acked(Listener)), (Some(1), Some(2)));
@@ -164,7 +167,10 @@ fn xds_12_endpoints_that_the_client_has_not_asked_for_yet_are_not_acknowledged()
     let mut client = converged(1);
     let mut more = small(2).as_ref().clone();
     for (of, resource) in [cluster("new", "1"), endpoints("new", 1)] {
-        std::sync::Arc::make_mut(&mut more.resources).entry(of).or_default().insert(resource.name.clone(), resource.into());
+        std::sync::Arc::make_mut(&mut more.resources)
+            .entry(of)
+            .or_default()
+            .insert(resource.name.clone(), resource.into());
     }
     let push = client.snapshot(&more.into());
     client.send(nack(&push[0], "new"));
