@@ -268,6 +268,3 @@ fn refused_by_link(refusal: federation::Refusal) -> Status {
         _ => Status::failed_precondition(text),
     }
 }
-
-#[cfg(test)]
-mod tests;

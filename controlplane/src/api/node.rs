@@ -221,6 +221,3 @@ impl Refused {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

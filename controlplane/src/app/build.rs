@@ -90,7 +90,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let identity = start_identity(config, store.clone(), seams, life).await?;
     let own_id = config.trust_domain.with_path(&format!("/symbolon/controlplane/{REPLICA}"))?;
     let tls = tls::Identity::new(clock.clone());
-    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock.clone(), seams.seed)?;
+    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock.clone(), seams.seed, metrics)?;
     tasks.spawn("own svid", OnExit::Shutdown, own.run(drain.clone()));
 
     let (state, unstarted) = state::new(MeshView::empty(config.trust_domain.clone()));

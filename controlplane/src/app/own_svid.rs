@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use symbolon_kit::backoff::Backoff;
-use symbolon_kit::clock::Clock;
+use symbolon_kit::clock::{Clock, unix_secs};
 use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::{Gauge, Metrics};
 use symbolon_kit::spiffe::renewal::renew_at;
 use symbolon_kit::spiffe::svid::{Svid, new_key};
 use symbolon_kit::tls;
@@ -30,6 +31,7 @@ pub(super) struct OwnSvid {
     clock: Clock,
     svid: Svid,
     seed: u64,
+    expires: Gauge,
 }
 
 impl OwnSvid {
@@ -40,11 +42,14 @@ impl OwnSvid {
         tls: tls::Identity,
         clock: Clock,
         seed: u64,
+        metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let svid = mint(&identity, &id).context("the control plane's own SVID")?;
         tls.set_svid(&svid);
         tls.set_bundles(&identity.bundles.all());
-        Ok(Self { identity, id, tls, clock, svid, seed })
+        let expires = metrics.gauge("symbolon_own_svid_expires_seconds", "Unix time at which the own SVID expires");
+        expires.set(&[], unix_secs(svid.not_after));
+        Ok(Self { identity, id, tls, clock, svid, seed, expires })
     }
 
     /// Follows renewals and bundles until drained. An SVID that cannot be renewed serves on.
@@ -75,6 +80,7 @@ impl OwnSvid {
                 Ok(svid) => {
                     info!(?svid, "own SVID renewed");
                     self.tls.set_svid(&svid);
+                    self.expires.set(&[], unix_secs(svid.not_after));
                     due = renew_at(svid.not_before, svid.not_after, &mut rng);
                     self.svid = svid;
                     retry = Duration::ZERO;

@@ -1,1 +1,8 @@
+//! The whole control plane in this process, on port 0, called over its real ports.
 
+mod life;
+mod link;
+mod node_api;
+mod rig;
+
+use rig::Rig;

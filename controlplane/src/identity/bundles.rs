@@ -91,7 +91,8 @@ impl Bundles {
     pub(super) async fn publish_own(&self, authorities: Vec<CertificateDer<'static>>) -> Result<(), store::Error> {
         let _writing = self.writing.lock().await;
         let before = self.own();
-        if before.as_ref().is_some_and(|bundle| bundle.x509 == authorities) {
+        let same = |bundle: &Arc<Bundle>| bundle.x509 == authorities && bundle.refresh_hint == self.refresh_hint;
+        if before.as_ref().is_some_and(same) {
             return Ok(());
         }
         // A store that was lost or restored must not make the sequence fall behind what peers saw: the clock keeps it rising.

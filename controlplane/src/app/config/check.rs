@@ -15,6 +15,8 @@ use crate::rollout::plan::{Policy, Shift, Step};
 
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
+/// What consumers of a bundle take as its refresh hint; others are cut to it, and peers would see two contents of one sequence.
+const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(24);
 /// An authority hands over when a sixth of its life remains: an SVID longer than that would be cut short.
 const SVIDS_PER_AUTHORITY: u32 = 6;
 
@@ -111,8 +113,10 @@ impl Checker {
                            remains, and no SVID outlives its issuer";
             self.find(Code::Lifetime, "identity.svidTtl", "", message);
         }
-        if file.refresh_hint.is_zero() || file.refresh_hint > file.ca_ttl / 2 {
-            self.find(Code::Lifetime, "identity.refreshHint", "", "must be above 0 and at most half of identity.caTtl");
+        let hint = file.refresh_hint;
+        if !HINTS.contains(&hint) || hint.subsec_nanos() != 0 || hint > file.ca_ttl / 2 {
+            let message = "must be whole seconds from 30s to 24h, and at most half of identity.caTtl";
+            self.find(Code::Lifetime, "identity.refreshHint", "", message);
         }
         Lifetimes { ca_ttl: file.ca_ttl, svid_ttl: file.svid_ttl, refresh_hint: file.refresh_hint }
     }
@@ -252,6 +256,7 @@ impl Checker {
         });
         let policy = Policy {
             steps: steps.collect(),
+            initial_delay: file.initial_delay,
             interval: file.interval,
             report_every,
             backoff: file.backoff,
