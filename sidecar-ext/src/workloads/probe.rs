@@ -75,8 +75,8 @@ async fn in_time(until: Instant, well: impl Future<Output = bool>) -> bool {
 }
 
 /// Whether an Envoy listens there. Envoy opens the port only once the listener has its secrets, so that accepting is all there is
-/// to ask: we connect and close, without a handshake. Envoy sees a connection that ends before it said anything; it counts that
-/// among its connections and TLS errors of the listener, one an interval, and does no cryptography for it.
+/// to ask: we connect and close, without a handshake, which costs neither side any cryptography. Envoy sees a connection that ends
+/// before it said anything, one an interval: it is in `downstream_cx_total` of the listener, and need not alarm in its TLS counts.
 async fn accepts(inbound: SocketAddr) -> bool {
     connect(inbound).await.is_some()
 }
