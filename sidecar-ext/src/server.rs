@@ -2,6 +2,7 @@
 //! lies in its place is removed but a socket that nobody listens on. Each connection is attested before it is served, side by side
 //! and bounded, so that one caller with a huge executable delays nobody.
 
+mod authority;
 mod bind;
 
 use std::io;
@@ -91,7 +92,7 @@ async fn accept(
         let (attestor, places, ready) = (attestor.clone(), places.clone(), ready.clone());
         attesting.spawn(async move {
             let caller = attest(peer, attestor, &places).await;
-            let connection = Connection { stream, caller, _share: share };
+            let connection = Connection { stream, scrub: authority::Scrub::default(), caller, _share: share };
             let _ = ready.send(Ok(connection)).await; // the server is gone: so is the connection
         });
     }
@@ -120,6 +121,7 @@ async fn attest(peer: Peer, attestor: Attestor, places: &Arc<Semaphore>) -> Call
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
+    scrub: authority::Scrub,
     caller: Caller,
     _share: Share,
 }
@@ -134,7 +136,10 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.scrub.pass(&mut buf.filled_mut()[before..]);
+        read
     }
 }
 

@@ -23,7 +23,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long a dial may take.
 const DIAL: Duration = Duration::from_secs(10);
-/// A link that lived this long was good: the next dial waits little again.
+/// A link that lived this long was good: the next dial follows at once.
 const GOOD: Duration = Duration::from_secs(5);
 
 /// Keeps the link to `peer` up, as long as we are its dialler.
@@ -46,8 +46,13 @@ pub(super) async fn run(context: Arc<Context>, peer: Arc<Peer>) {
             Ok(()) = established.changed() => { established.mark_changed(); }
             () = drained(&context) => return,
         }
+        if context.drain.is_draining() {
+            return;
+        }
         if context.now().saturating_sub(began) >= GOOD {
+            // Connections end with the SVIDs that opened them: that is no trouble, and nothing to wait for.
             backoff.reset();
+            continue;
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_wait()) => {}

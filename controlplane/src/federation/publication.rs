@@ -54,7 +54,7 @@ impl Publication {
             source_synced: true,
             head: log.head(),
         }));
-        self.sent = Some(resumed.map_or(log.head(), |cursor| cursor.seq));
+        self.sent = Some(resumed.map_or_else(|| log.head(), |cursor| cursor.seq));
         if resumed.is_none() {
             self.first.push_back(F::SnapBegin(wire::SnapshotBegin { seq: log.head() }));
             self.snapshot = log.snapshot().into();

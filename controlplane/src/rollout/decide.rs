@@ -1,8 +1,8 @@
 //! The machine of one rollout, pure: [`step`] takes what happened and answers with the next state and what is to be done.
 //!
 //! ```text
-//!                 capacity > 0         at once          weights and endpoints
-//!                  peer LIVE                            acknowledged
+//!                 capacity > 0       it stands still     weights and endpoints
+//!                  peer LIVE        for initialDelay     acknowledged
 //!         ┌► Idle ───────────► Detected ───────► Preflight ─────────┐
 //!         │   ▲ no capacity        ▲ ▲                              │
 //!         │   │                    │ └───── share rose ≥ 1 point ┐  ▼            Pass, not the last step

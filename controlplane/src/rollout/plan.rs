@@ -15,6 +15,9 @@ const MOST_RHO: f64 = 3.0;
 pub struct Policy {
     /// In rising order of weight, at least one.
     pub steps: Vec<Step>,
+    /// How long the peer's offer must have stood still before a run begins: a scale-out rarely comes in one piece, and the first
+    /// step is a share of the whole.
+    pub initial_delay: Duration,
     /// How often the machine looks at the clock; load reports are judged when they come.
     pub interval: Duration,
     /// How often proxies are asked to report their load.
@@ -91,6 +94,7 @@ impl Default for Policy {
         let step = |weight| Step { weight, min_duration: Duration::from_mins(1), min_requests: 300 };
         Self {
             steps: vec![step(5), step(25), step(100)],
+            initial_delay: Duration::from_secs(5),
             interval: Duration::from_secs(5),
             report_every: Duration::from_secs(5),
             backoff: Duration::from_mins(1),

@@ -10,7 +10,7 @@ use symbolon_proto::node as wire;
 pub use super::secret::Detail;
 use crate::upstream::Handle;
 
-/// Where acknowledgements go; [`Handle`] in the product.
+/// Where acknowledgements go; [`Handle`] in the product. Must not wait: it is told under a lock.
 pub trait Sink: std::fmt::Debug + Send + Sync + 'static {
     fn acked(&self, ack: wire::SecretAck);
 }
@@ -54,22 +54,17 @@ impl Acks {
 
     /// Folds what a stream has acknowledged.
     pub(super) fn record(&self, proxy: &Proxy, detail: &Detail) {
-        let ack = self.with(|proxies| {
+        self.with(|proxies| {
             let known = proxies.entry(proxy.id.clone()).or_default();
             known.ack.proxy = proxy.id.to_string();
             match detail {
                 Detail::Svid { id, serial } if *id == proxy.id => known.ack.svid_serial.clone_from(serial),
                 Detail::Svid { .. } => {} // another identity of the same process
-                Detail::Bundles(sequences) => {
-                    known
-                        .ack
-                        .bundle_sequences
-                        .extend(sequences.iter().map(|(name, sequence)| (name.clone(), *sequence)));
-                }
+                Detail::Bundles { all: true, sequences } => known.ack.bundle_sequences.clone_from(sequences),
+                Detail::Bundles { all: false, sequences } => known.ack.bundle_sequences.append(&mut sequences.clone()),
             }
-            known.ack.clone()
+            self.sink.acked(known.ack.clone()); // under the lock, so that a newer state never arrives before an older
         });
-        self.sink.acked(ack);
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Known>) -> T) -> T {

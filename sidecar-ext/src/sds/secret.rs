@@ -49,8 +49,11 @@ pub enum Detail {
         id: SpiffeId,
         serial: String,
     },
-    /// Sequence by trust domain.
-    Bundles(BTreeMap<String, u64>),
+    /// Sequence by trust domain; `all`: those that are left out are no longer trusted.
+    Bundles {
+        all: bool,
+        sequences: BTreeMap<String, u64>,
+    },
 }
 
 pub(super) fn find(view: &View, caller: &Selectors, name: &str) -> Found {
@@ -113,7 +116,8 @@ fn validator<'a>(name: &str, bundles: impl IntoIterator<Item = &'a Bundle>) -> F
         ..Default::default()
     };
     let sequences = bundles.iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.sequence)).collect();
-    Found::Secret(render(name, Type::ValidationContext(context), Detail::Bundles(sequences)))
+    let detail = Detail::Bundles { all: name == ALL, sequences };
+    Found::Secret(render(name, Type::ValidationContext(context), detail))
 }
 
 fn render(name: &str, content: Type, detail: Detail) -> Rendered {

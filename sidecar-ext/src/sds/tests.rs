@@ -218,6 +218,15 @@ async fn acknowledgements_travel_up_as_one_state_per_proxy() {
         ack.bundle_sequences.into_iter().collect::<Vec<_>>(),
         [("a.example".into(), 1), ("b.example".into(), 1)]
     );
+    agent.change(|view| view.bundles = bundles(&[&ca]));
+    let nonce = validator.next().await.nonce;
+    validator.answer(&nonce, None).await;
+    let ack = soon(agent.acks.recv()).await.unwrap();
+    assert_eq!(
+        ack.bundle_sequences.into_keys().collect::<Vec<_>>(),
+        ["a.example"],
+        "what is trusted no longer is gone"
+    );
 }
 
 #[tokio::test]

@@ -97,3 +97,40 @@ async fn bad_153_other_protocols_and_methods_harm_nobody() {
     tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
     assert!(!path.exists());
 }
+
+/// What gRPC's C core says over a Unix socket, byte for byte where it matters.
+#[tokio::test]
+async fn a_client_whose_authority_is_the_sockets_path_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/agent.sock");
+    let drain = Drain::new();
+    let serving = serve(bind(&path).unwrap(), Routes::default(), Attestor::default(), refused(), drain.clone());
+    tokio::spawn(serving);
+    let text = |first: u8, value: &[u8]| [&[first, u8::try_from(value.len()).unwrap()], value].concat();
+    let block = [
+        &[0x83, 0x86][..], // POST, http
+        &text(0x44, b"/SpiffeWorkloadAPI/FetchX509SVID"),
+        &text(0x40, b":authority"),
+        &text(19, b"%2Frun%2Fagent.sock")[1..],
+        &text(0x5f, b"application/grpc"),
+    ]
+    .concat();
+    let length = u8::try_from(block.len()).unwrap();
+    let request =
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0".as_slice(), &[length, 1, 5, 0, 0, 0, 1], &block];
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(&request.concat()).await.unwrap();
+    let answer = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[8] == 1 {
+                return head[3]; // the first frame of the stream
+            }
+        }
+    };
+    assert_eq!(crate::testing::soon(answer).await, 1, "HEADERS, and not RST_STREAM");
+    drain.start();
+}

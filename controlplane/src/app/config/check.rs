@@ -256,6 +256,7 @@ impl Checker {
         });
         let policy = Policy {
             steps: steps.collect(),
+            initial_delay: file.initial_delay,
             interval: file.interval,
             report_every,
             backoff: file.backoff,

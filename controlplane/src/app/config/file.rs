@@ -88,6 +88,9 @@ pub struct FederatedFile {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct PolicyFile {
     pub steps: Vec<StepFile>,
+    /// How long the peer's offer must have stood still before a run begins.
+    #[serde(with = "duration")]
+    pub initial_delay: Duration,
     #[serde(with = "duration")]
     pub interval: Duration,
     #[serde(with = "duration")]
@@ -200,6 +203,7 @@ impl Default for PolicyFile {
         let step = |weight| StepFile { weight, min_duration: Duration::from_mins(1), min_requests: 300 };
         Self {
             steps: vec![step(5), step(25), step(100)],
+            initial_delay: Duration::from_secs(5),
             interval: Duration::from_secs(5),
             backoff: Duration::from_mins(1),
             max_backoff: Duration::from_hours(1),

@@ -220,6 +220,7 @@ impl Plan {
             "federatedServices": federated,
             "rolloutPolicy": {
                 "steps": steps.collect::<Vec<_>>(),
+                "initialDelay": "1s",
                 "interval": "1s",
                 "backoff": "5s",
             },

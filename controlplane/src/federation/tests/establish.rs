@@ -94,7 +94,8 @@ async fn bad_141_to_144_tokens_that_are_no_good() {
         change(&mut token);
         URL_SAFE_NO_PAD.encode(token.encode_to_vec())
     };
-    let cases: [(&str, fn(&mut wire::Token), &str); 6] = [
+    type Spoil = fn(&mut wire::Token);
+    let cases: [(&str, Spoil, &str); 6] = [
         ("another trust domain", |t| t.trust_domain = "c.example".into(), "wrong_trust_domain"),
         (
             "another trust domain's ID",

@@ -34,10 +34,13 @@ pub(super) fn name(text: &str) -> PeerName {
     text.parse().expect("a name")
 }
 
+/// Values with the revision of their last write.
+type Values = BTreeMap<Key, (Vec<u8>, u64)>;
+
 /// A store in memory that can be told to fail.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    data: Mutex<(u64, BTreeMap<Key, (Vec<u8>, u64)>)>,
+    data: Mutex<(u64, Values)>,
     pub(super) broken: AtomicBool,
     pub(super) commits: AtomicUsize,
 }

@@ -71,6 +71,10 @@ fn active(policy: &Policy, state: &mut State, phase: &Phase, facts: &Facts, now:
         return true;
     }
     match phase {
+        Phase::Detected if now.saturating_sub(state.offered_ms) < ms(policy.initial_delay) => {
+            state.message = "waiting until the peer's offer stands still".into();
+            false
+        }
         Phase::Detected => {
             state.decide(policy, Phase::Preflight, "checking what the first step needs", Evidence::default(), now);
             true

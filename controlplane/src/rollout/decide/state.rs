@@ -17,7 +17,7 @@ pub enum Phase {
     /// Nothing to ramp.
     #[default]
     Idle,
-    /// The peer offers capacity that has no traffic yet.
+    /// The peer offers capacity that has no traffic yet; waits until the offer has stood still for `initialDelay`.
     Detected,
     /// Waits until the proxies have what the first step needs.
     Preflight,
@@ -105,6 +105,11 @@ pub struct State {
     pub(super) converged_ms: Option<u64>,
     /// Since when there has been no healthy local endpoint.
     pub(super) local_gone_ms: Option<u64>,
+    /// What the peer offers, and since when.
+    #[serde(default)]
+    pub(super) offered: u64,
+    #[serde(default)]
+    pub(super) offered_ms: u64,
     pub judge: Judge,
     /// The judge's last word on the step, and why.
     pub verdict: Verdict,
@@ -185,6 +190,8 @@ impl Default for State {
             failures: 0,
             converged_ms: None,
             local_gone_ms: None,
+            offered: 0,
+            offered_ms: 0,
             judge: Judge::default(),
             verdict: Verdict::Inconclusive,
             message: "nothing to ramp".into(),
@@ -200,6 +207,9 @@ impl State {
             (0, since) => since.or(Some(now)),
             _ => None,
         };
+        if self.offered != facts.capacities.remote {
+            (self.offered, self.offered_ms) = (facts.capacities.remote, now);
+        }
         self.facts = Some(facts);
     }
 

@@ -17,6 +17,7 @@ fn policy() -> Policy {
     Policy {
         steps: vec![step(5, 12), step(25, 9), step(100, 9)],
         interval: Duration::from_secs(1),
+        initial_delay: Duration::ZERO,
         report_every: Duration::from_secs(1),
         backoff: Duration::from_secs(5),
         max_backoff: Duration::from_secs(60),
@@ -159,6 +160,24 @@ fn a_healthy_ramp_takes_its_steps_and_converges() {
     let seconds: Vec<_> = world.state.history.iter().map(|item| (item.at_ms - 1_000_000) / 1000).collect();
     assert_eq!(seconds, [0, 0, 0, 12, 21, 30]);
     assert_eq!((world.state.run, world.state.decisions, world.state.failures), (1, 6, 0));
+}
+
+#[test]
+fn a_run_begins_when_the_offer_has_stood_still() {
+    let mut world = World::new();
+    world.policy.initial_delay = Duration::from_secs(2);
+    let offer = |world: &mut World, remote| {
+        world.facts(|facts| {
+            (facts.peer, facts.capacities.remote) = (PeerState::Live, remote);
+        });
+    };
+    offer(&mut world, 1);
+    world.wait(1);
+    offer(&mut world, 2);
+    world.wait(1);
+    assert_eq!(world.state.phase, Phase::Detected, "the second endpoint came a second ago");
+    world.wait(1);
+    assert_eq!(world.path(), ["Detected 0", "Preflight 0", "Ramping 250"], "a share of both");
 }
 
 #[test]

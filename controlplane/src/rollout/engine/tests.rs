@@ -22,6 +22,7 @@ fn policy() -> Policy {
     Policy {
         steps: vec![step(5, 12), step(25, 9), step(100, 9)],
         interval: Duration::from_hours(1),
+        initial_delay: Duration::ZERO,
         report_every: Duration::from_secs(1),
         backoff: Duration::from_secs(5),
         ..Policy::default()
