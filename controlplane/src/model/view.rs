@@ -69,6 +69,22 @@ pub enum PeerState {
     Expired,
 }
 
+// === impl PeerState ===
+
+impl PeerState {
+    /// The word for it, to operators and in answers.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Connecting => "CONNECTING",
+            Self::Live => "LIVE",
+            Self::Suspect => "SUSPECT",
+            Self::Stale => "STALE",
+            Self::Expired => "EXPIRED",
+        }
+    }
+}
+
 // === impl MeshView ===
 
 impl MeshView {

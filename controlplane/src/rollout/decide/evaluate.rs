@@ -34,7 +34,7 @@ fn transition(policy: &Policy, state: &mut State, facts: &Facts, now: u64) -> bo
         }
         Phase::Frozen { .. } => false,
         phase if !live && phase.is_active() => {
-            let reason = format!("the peer is {}: weights stay", peer_label(facts.peer));
+            let reason = format!("the peer is {}: weights stay", facts.peer.label());
             state.decide(policy, Phase::Frozen { was: Box::new(phase) }, reason, Evidence::default(), now);
             true
         }
@@ -314,17 +314,6 @@ fn refresh(policy: &Policy, state: &mut State, facts: &Facts, now: u64) {
             };
         }
         _ => {}
-    }
-}
-
-pub(super) fn peer_label(state: PeerState) -> &'static str {
-    match state {
-        PeerState::Pending => "PENDING",
-        PeerState::Connecting => "CONNECTING",
-        PeerState::Live => "LIVE",
-        PeerState::Suspect => "SUSPECT",
-        PeerState::Stale => "STALE",
-        PeerState::Expired => "EXPIRED",
     }
 }
 
