@@ -317,13 +317,6 @@ impl Counters {
     }
 }
 
-/// Bytes that nobody can guess.
-fn random<const BYTES: usize>() -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
-    bytes
-}
-
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -196,24 +196,5 @@ impl Refusal {
     }
 }
 
-/// A name that nobody can guess, as lower-case hex: entry ids and slot ids.
-pub(crate) fn random_hex<const BYTES: usize>() -> String {
-    let mut bytes = [0u8; BYTES];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
-    hex(&bytes)
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,13 @@
 //! Files of this node that outlive the process: keys, certificates, last-known-good state. Written whole or not at all; readable by
 //! their owner only, and refused when they are not.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use symbolon_kit::files::{self, Durability};
 use zeroize::Zeroizing;
 
 /// The largest file that is read back.
@@ -89,7 +90,7 @@ impl Keep {
     /// # Errors
     /// If it cannot be written.
     pub fn save(&self, name: &str, content: &[u8]) -> Result<(), KeepError> {
-        self.write(name, content, true)
+        self.write(name, content, Durability::Durable)
     }
 
     /// Replaces the file without waiting for the disk: for what can be had again. After a crash of the machine it may be cut short.
@@ -97,26 +98,12 @@ impl Keep {
     /// # Errors
     /// If it cannot be written.
     pub fn save_soon(&self, name: &str, content: &[u8]) -> Result<(), KeepError> {
-        self.write(name, content, false)
+        self.write(name, content, Durability::Soon)
     }
 
-    fn write(&self, name: &str, content: &[u8], durable: bool) -> Result<(), KeepError> {
+    fn write(&self, name: &str, content: &[u8], durability: Durability) -> Result<(), KeepError> {
         let path = self.0.join(name);
-        let new = self.0.join(format!("{name}.new"));
-        let write = || -> io::Result<()> {
-            match fs::remove_file(&new) {
-                Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(content)?;
-            if durable {
-                file.sync_all()?;
-            }
-            fs::rename(&new, &path)?;
-            if durable { File::open(&*self.0)?.sync_all() } else { Ok(()) }
-        };
-        write().map_err(|source| KeepError::Io { path: path.clone(), source })
+        files::replace(&path, content, 0o600, durability).map_err(|source| KeepError::Io { path, source })
     }
 
     /// Removes the file, if it is there.

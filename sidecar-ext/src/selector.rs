@@ -50,12 +50,7 @@ impl Selector {
     }
 
     pub fn sha256(digest: &[u8]) -> Self {
-        use fmt::Write as _;
-        let mut text = String::from("unix:sha256:");
-        for byte in digest {
-            let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
-        }
-        Self(text.into())
+        Self(format!("unix:sha256:{}", symbolon_kit::octets::hex(digest)).into())
     }
 
     /// A selector of a registration entry: kept as it is, since an unknown one must stay a demand that nobody meets.

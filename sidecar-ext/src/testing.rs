@@ -1,10 +1,8 @@
 //! What tests share: an authority, callers, views.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-use hyper_util::rt::TokioIo;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
@@ -14,17 +12,17 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
+use symbolon_kit::net;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
 use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node::SecretAck;
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
 use crate::attest::Attestor;
 use crate::config::Workload;
@@ -194,7 +192,7 @@ impl Agent {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        channel(&self.socket)
+        net::unix_channel(&self.socket)
     }
 
     /// What was refused for this reason.
@@ -229,15 +227,6 @@ impl sds::acks::Sink for Sink {
     fn acked(&self, ack: SecretAck) {
         let _ = self.0.send(ack);
     }
-}
-
-/// A channel over a Unix socket.
-pub(crate) fn channel(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
-    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    }))
 }
 
 /// A request with the header that SPIFFE demands.

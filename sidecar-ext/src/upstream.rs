@@ -1,6 +1,6 @@
 //! The node's conversation with its control plane, over one mTLS connection: join once by a token ([`join`]), keep the node's SVID
-//! valid ([`node`]), then a standing stream ([`sync`]) that brings entries and bundles down and takes workloads and acknowledgements
-//! up ([`reports`]). What was heard is kept on disk, so that a restarted sidecar serves before the control plane is reachable; a
+//! valid (`node`), then a standing stream (`sync`) that brings entries and bundles down and takes workloads and acknowledgements
+//! up (`reports`). What was heard is kept on disk, so that a restarted sidecar serves before the control plane is reachable; a
 //! lost connection withdraws nothing.
 
 pub mod join;

@@ -1,15 +1,19 @@
 //! What both programs need to run, and nothing about meshes: time ([`clock`], [`backoff`]), the life of a process ([`supervise`],
-//! [`drain`], [`readiness`]), its configuration and metrics ([`config`], [`metrics`], [`ops`]), and SPIFFE on the wire: key material
-//! and verification ([`spiffe`]), mutual TLS over it ([`tls`]), gRPC over that ([`net`]).
+//! [`drain`], [`readiness`]), its configuration, files and metrics ([`config`], [`files`], [`metrics`], [`ops`]), words and bytes as
+//! people read them ([`text`], [`octets`]), and SPIFFE on the wire: key material and verification ([`spiffe`]), mutual TLS over it
+//! ([`tls`]), gRPC over that ([`net`]).
 
 pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod drain;
+pub mod files;
 pub mod metrics;
 pub mod net;
+pub mod octets;
 pub mod ops;
 pub mod readiness;
 pub mod spiffe;
 pub mod supervise;
+pub mod text;
 pub mod tls;

@@ -12,7 +12,6 @@ use symbolon_proto::ids::SpiffeId;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
-use crate::clock::Clock;
 use crate::drain::Drain;
 use crate::metrics::Counter;
 use crate::tls::{Expect, Identity};
@@ -41,7 +40,6 @@ pub async fn serve(
     identity: Identity,
     routes: tonic::service::Routes,
     limits: Limits,
-    _clock: Clock,
     refused: Counter,
     drain: Drain,
 ) {
@@ -52,6 +50,11 @@ pub async fn serve(
 /// `host:port`. A connection made while `identity` had no SVID ends when it gets one, so that the next is not anonymous.
 pub fn channel(addresses: Vec<String>, identity: &Identity, expect: Expect) -> Channel {
     connect::channel(addresses, identity, expect)
+}
+
+/// A lazily connected channel over a Unix socket; reconnects by itself.
+pub fn unix_channel(socket: impl Into<std::path::PathBuf>) -> Channel {
+    connect::unix_channel(socket.into())
 }
 
 /// One connection for redeeming a federation token: any server certificate is accepted, and its chain (DER, leaf first) is returned

@@ -1,10 +1,10 @@
 //! Where this control plane can be reached, for people, scripts and tests: written whole, or not at all.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use symbolon_kit::files::{Durability, replace};
 
 /// The bound addresses.
 #[derive(Clone, Debug, Serialize)]
@@ -21,11 +21,8 @@ impl Addresses {
     /// # Errors
     /// If it cannot be written; the one before stays.
     pub(super) fn write(&self, data_dir: &Path) -> std::io::Result<()> {
-        let (path, fresh) = (data_dir.join("addresses.json"), data_dir.join(".addresses.json.new"));
-        let mut file = std::fs::File::create(&fresh)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(fresh, path)
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        replace(&data_dir.join("addresses.json"), &text, 0o644, Durability::Durable)
     }
 }

@@ -42,7 +42,6 @@ pub struct App {
     pub(super) ports: Ports,
     pub(super) tls: tls::Identity,
     pub(super) services: Services,
-    pub(super) seams: Seams,
     pub(super) life: Life,
 }
 
@@ -137,7 +136,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         admin: Routes::new(admin::server(admin_parts)),
     };
     addresses.write(&config.data_dir).context("addresses.json cannot be written")?;
-    Ok(App { addresses, ports, tls: core.tls, services, seams: seams.clone(), life: life.clone() })
+    Ok(App { addresses, ports, tls: core.tls, services, life: life.clone() })
 }
 
 async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Core> {

@@ -56,12 +56,12 @@ impl App {
 
     /// Serves on every port.
     pub fn spawn(self) -> Running {
-        let Self { addresses, ports, tls, services, seams, life } = self;
+        let Self { addresses, ports, tls, services, life } = self;
         let (edges, metrics) = (&life.edges, &life.metrics);
         let refused = metrics.counter("symbolon_handshakes_refused", "TLS handshakes refused, by reason");
         let serve = |listener, routes| {
             let (limits, drain) = (Limits::default(), edges.drain.clone());
-            net::serve(listener, tls.clone(), routes, limits, seams.clock.clone(), refused.clone(), drain)
+            net::serve(listener, tls.clone(), routes, limits, refused.clone(), drain)
         };
         edges.spawn("node port", serve(ports.node, services.node));
         edges.spawn("federation port", serve(ports.federation, services.federation));

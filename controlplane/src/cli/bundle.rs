@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
+use symbolon_kit::text::printable;
 use symbolon_proto::admin as wire;
 
 use super::client::Client;
@@ -118,7 +119,7 @@ fn table(bundle: &Bundle) -> String {
     let hint = std::time::Duration::from_secs(bundle.refresh_hint_seconds.into());
     format!(
         "Trust domain: {}\nSequence:     {}\nRefresh hint: {}\n\n{table}",
-        output::printable(&bundle.trust_domain),
+        printable(&bundle.trust_domain),
         bundle.sequence,
         output::span(hint)
     )

@@ -4,10 +4,9 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use symbolon_kit::net;
 use symbolon_proto::admin::admin_client::AdminClient;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::failure::Failure;
@@ -24,13 +23,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(socket: &Path) -> Self {
-        let path = socket.to_owned();
-        let connect = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://admin.invalid").connect_with_connector_lazy(connect);
-        Self { socket: socket.to_owned(), admin: AdminClient::new(channel) }
+        Self { socket: socket.to_owned(), admin: AdminClient::new(net::unix_channel(socket)) }
     }
 
     /// Makes one call.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use symbolon_kit::text::printable;
 use tonic::{Code, Status};
 
 /// A check failed, or the control plane refused.
@@ -55,7 +56,7 @@ impl Failure {
                 .next("is `symbolon serve` running? Name its socket with --admin-socket or SYMBOLON_ADMIN_SOCKET");
         }
         let code = if status.code() == Code::InvalidArgument { BAD_INPUT } else { FAILED };
-        Self::new(code, super::output::printable(status.message()))
+        Self::new(code, printable(status.message()))
     }
 }
 
@@ -77,5 +78,5 @@ fn root_cause(status: &Status) -> String {
         text = error.to_string();
         cause = error.source();
     }
-    super::output::printable(&text)
+    printable(&text)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use symbolon_kit::text::printable;
 
 use super::failure::{FAILED, Failure};
 
@@ -81,17 +82,6 @@ pub fn write(bytes: &[u8]) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Text from elsewhere, fit for a terminal: what could move the cursor is escaped.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let plain = !c.is_control() && !('\u{200b}'..='\u{206f}').contains(&c);
-            let escaped = (!plain).then(|| c.escape_default()).into_iter().flatten();
-            plain.then_some(c).into_iter().chain(escaped)
-        })
-        .collect()
 }
 
 /// A list in one cell.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use symbolon_kit::config::duration;
+use symbolon_kit::text::printable;
 use symbolon_proto::admin as wire;
 
 use super::client::Client;
@@ -170,7 +171,7 @@ async fn status(client: &Client, options: Status) -> Result<(), Failure> {
             Err(match (state, peer.last_error.as_str()) {
                 ("PENDING", _) => failure.next("exchange trust first: symbolon peer invite | accept"),
                 (_, "") => failure,
-                (_, why) => failure.next(output::printable(why)),
+                (_, why) => failure.next(printable(why)),
             })
         }
     }
@@ -217,7 +218,7 @@ fn full(peer: &Peer) -> String {
         ("Refused", output::joined(&refusals)),
         ("Last error", output::or_dash(&peer.last_error)),
     ];
-    rows.iter().map(|(name, value)| format!("{:18}{}\n", format!("{name}:"), output::printable(value))).collect()
+    rows.iter().map(|(name, value)| format!("{:18}{}\n", format!("{name}:"), printable(value))).collect()
 }
 
 impl From<wire::Peer> for Peer {

@@ -1,4 +1,5 @@
 use clap::CommandFactory;
+use symbolon_kit::text::printable;
 
 use super::*;
 
@@ -85,7 +86,7 @@ async fn without_a_control_plane_a_command_ends_with_69_and_says_what_to_do() {
 
 #[test]
 fn text_from_elsewhere_cannot_move_the_cursor() {
-    assert_eq!(output::printable("a\x1b[2J\u{202e}b\né"), "a\\u{1b}[2J\\u{202e}b\\né");
+    assert_eq!(printable("a\x1b[2J\u{202e}b\né"), "a\\u{1b}[2J\\u{202e}b\\né");
 }
 
 #[test]

@@ -17,14 +17,15 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message as _;
 use symbolon_kit::clock::unix_secs;
 use symbolon_kit::net;
+use symbolon_kit::octets::{hex, random, sha256};
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::verify::{Anchors, BundleTable, Usage};
+use symbolon_kit::text::shown;
 use symbolon_kit::tls::Identity;
 use symbolon_proto::federation as wire;
 use symbolon_proto::federation::federation_client::FederationClient;
@@ -36,7 +37,7 @@ use tracing::info;
 use super::config::control_planes_of;
 use super::persist::{self, Established, INVITATION, Invitation, Role};
 use super::streams::explain;
-use super::{BundleRefused, Core, random};
+use super::{BundleRefused, Core};
 use crate::model::PeerName;
 use crate::store::{self, Committed, Txn, codec, keys};
 
@@ -174,7 +175,7 @@ pub(super) async fn accept(core: &Core, name: &PeerName, token: &str) -> Result<
     let bundle = Bundle::parse_jwks(&pinned, &shown.bundle, context.clock.now())
         .map_err(|error| Refusal::Impostor(format!("its bundle cannot be read: {error}")))?
         .bundle;
-    if digest(&SHA256, &shown.bundle).as_ref() != token.cp_bundle_sha256 {
+    if sha256(&shown.bundle).as_slice() != token.cp_bundle_sha256 {
         return Err(Refusal::Impostor("its bundle is not the one that the token names".into()));
     }
     let anchors = Anchors::new(&BundleTable::from([(pinned.clone(), bundle.into())]));
@@ -211,11 +212,10 @@ async fn call(
 
 /// The other side's control plane, if it belongs to the trust domain that our configuration pins.
 fn claimed(pinned: &TrustDomain, trust_domain: &str, id: &str) -> Result<SpiffeId, Refusal> {
-    let shown = |text: &str| text.chars().take(300).collect::<String>();
     if trust_domain.parse::<TrustDomain>().ok().as_ref() != Some(pinned) {
-        return Err(Refusal::WrongTrustDomain { claimed: shown(trust_domain), pinned: pinned.clone() });
+        return Err(Refusal::WrongTrustDomain { claimed: shown(trust_domain, 300), pinned: pinned.clone() });
     }
-    let id: SpiffeId = id.parse().map_err(|_| Refusal::WrongId(shown(id)))?;
+    let id: SpiffeId = id.parse().map_err(|_| Refusal::WrongId(shown(id, 300)))?;
     if id.matches(&control_planes_of(pinned)) { Ok(id) } else { Err(Refusal::WrongId(id.to_string())) }
 }
 
@@ -241,11 +241,7 @@ async fn keep(core: &Core, name: &PeerName, with: Established) -> Result<(), Ref
 }
 
 fn hash(secret: &[u8]) -> String {
-    use std::fmt::Write as _;
-    digest(&SHA256, secret).as_ref().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&sha256(secret))
 }
 
 impl Refusal {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use symbolon_kit::backoff::Backoff;
 use symbolon_kit::net;
+use symbolon_kit::octets::random;
 use symbolon_kit::tls::Expect;
 use symbolon_proto::federation::federation_client::FederationClient;
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use super::config::control_planes_of;
 use super::peer::Peer;
 use super::persist::{Established, Role};
 use super::streams::{self, Ended, FLUSH, OUTBOUND, explain};
-use super::{Context, MAX_FRAME_BYTES, random};
+use super::{Context, MAX_FRAME_BYTES};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);

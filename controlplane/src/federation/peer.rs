@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use symbolon_kit::clock::unix_ms;
+use symbolon_kit::octets::random;
 use symbolon_proto::federation as wire;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use super::config::PeerConfig;
 use super::log::{Log, TOMBSTONES};
 use super::persist::Established;
 use super::staleness::{Heard, Timing};
-use super::{Context, apply, random};
+use super::{Context, apply};
 use crate::model::PeerState;
 
 /// One configured peer.

@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use prost::Message as _;
+use symbolon_kit::text::shown;
 use symbolon_proto::federation as wire;
 use symbolon_proto::federation::Reason;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
@@ -119,7 +120,7 @@ impl Policy {
         match key_of(resource) {
             None => return Err(refused(Reason::UnknownType, "this version does not know that type of resource")),
             Some(proper) if proper != key => {
-                return Err(refused(Reason::Malformed, format!("the key is not {}", shown(&proper))));
+                return Err(refused(Reason::Malformed, format!("the key is not {}", shown(&proper, 120))));
             }
             Some(_) => {}
         }
@@ -194,7 +195,8 @@ impl Policy {
     }
 
     fn endpoint(&self, claimed: &wire::Endpoint) -> Result<Option<Endpoint>, Refused> {
-        let malformed = |what: &str| refused(Reason::Malformed, format!("endpoint {}: {what}", shown(&claimed.id)));
+        let malformed =
+            |what: &str| refused(Reason::Malformed, format!("endpoint {}: {what}", shown(&claimed.id, 120)));
         let good_id =
             (1..=MAX_ENDPOINT_ID_BYTES).contains(&claimed.id.len()) && claimed.id.bytes().all(|b| b.is_ascii_graphic());
         if !good_id {
@@ -216,7 +218,7 @@ impl Policy {
 
     fn identity(&self, text: &str) -> Result<SpiffeId, Refused> {
         let id = SpiffeId::workload(text)
-            .map_err(|error| refused(Reason::Malformed, format!("identity {}: {error}", shown(text))))?;
+            .map_err(|error| refused(Reason::Malformed, format!("identity {}: {error}", shown(text, 120))))?;
         if *id.trust_domain() != self.trust_domain {
             return Err(self.foreign(id.trust_domain()));
         }
@@ -256,11 +258,6 @@ fn health(said: i32) -> Health {
 
 fn refused(reason: Reason, detail: impl Into<String>) -> Refused {
     Refused { reason, detail: detail.into() }
-}
-
-/// The peer's own words, shortened and escaped for logs and answers.
-fn shown(text: &str) -> String {
-    text.chars().take(120).collect::<String>().escape_debug().to_string()
 }
 
 // === impl Grants, Quotas, Refused ===

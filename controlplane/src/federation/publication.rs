@@ -1,4 +1,4 @@
-//! The publisher's side of a session: which frame is next. Pure; [`super::publish`] sends it.
+//! The publisher's side of a session: which frame is next. Pure; [`super::streams::publish`] sends it.
 //!
 //! ```text
 //!              Subscribe, cursor in the log

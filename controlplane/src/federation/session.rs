@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use symbolon_kit::text::shown;
 use symbolon_proto::federation as wire;
 use symbolon_proto::federation::Reason;
 use symbolon_proto::federation::from_publisher::F;
@@ -174,8 +175,7 @@ impl Subscription {
             Some(F::Beat(beat)) => self.beat(&beat, now, effects),
             Some(F::Drain(_)) => self.drained = true,
             Some(F::Terminated(terminated)) => {
-                let reason: String = terminated.reason.chars().take(200).collect();
-                effects.close = Some(format!("the peer ended the stream: {}", reason.escape_debug()));
+                effects.close = Some(format!("the peer ended the stream: {}", shown(&terminated.reason, 200)));
             }
             // A frame of a later version (bad input 126).
             None => {}
@@ -265,11 +265,10 @@ impl Subscription {
     }
 
     fn refuse(&self, seq: u64, key: &str, refused: Refused, effects: &mut Effects) {
-        let shown: String = key.chars().take(256).collect();
-        let nack =
-            wire::Nack { seq, key: shown.clone(), reason: refused.reason.into(), detail: refused.detail.clone() };
+        let cut: String = key.chars().take(256).collect();
+        let nack = wire::Nack { seq, key: cut, reason: refused.reason.into(), detail: refused.detail.clone() };
         effects.send.push(wire::FromSubscriber { f: Some(wire::from_subscriber::F::Nack(nack)) });
-        effects.refused.push((shown.escape_debug().to_string(), refused));
+        effects.refused.push((shown(key, 256), refused));
     }
 
     /// The book refused a bundle; the one it holds stays.

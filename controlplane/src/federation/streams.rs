@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use symbolon_kit::octets::random;
+use symbolon_kit::text::shown;
 use symbolon_proto::federation as wire;
 use symbolon_proto::federation::ack::Level;
 use symbolon_proto::federation::from_publisher::F;
@@ -18,7 +20,7 @@ use tracing::warn;
 use super::apply::Input;
 use super::peer::{Direction, Peer, beat};
 use super::publication::{self, Publication, frame};
-use super::{Context, policy, random};
+use super::{Context, policy};
 
 /// Frames on their way to a peer; more wait in the log, where newer ones overtake them.
 pub(super) const OUTBOUND: usize = 64;
@@ -174,7 +176,6 @@ fn refused_by_peer(context: &Context, peer: &Peer, nack: &wire::Nack) {
     let reason = Reason::try_from(nack.reason).map_or("unknown", policy::label);
     let name = peer.config.name.as_str();
     context.counters.nacks.inc(&[("peer", name), ("reason", reason)]);
-    let shown = |text: &str, most| text.chars().take(most).collect::<String>().escape_debug().to_string();
     let (key, detail) = (shown(&nack.key, 256), shown(&nack.detail, 300));
     let words = format!(
         "the peer refuses {key}: {detail} ({reason}); its operator must grant this to us, or we must not export it"

@@ -10,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::octets;
 use symbolon_kit::spiffe::svid::validity;
 use symbolon_proto::ids::TrustDomain;
 use tracing::{error, info};
@@ -17,7 +18,7 @@ use tracing::{error, info};
 use super::bundles::Bundles;
 use super::issue::{Issuer, Signer};
 use super::schedule::{self, Due, SlotState};
-use super::{Config, Error, profile, random_hex};
+use super::{Config, Error, profile};
 use crate::store::{SharedStore, Txn, codec, keys};
 
 /// The longest that the task sleeps: a clock that is set forward is noticed within this.
@@ -174,7 +175,7 @@ impl Authority {
 
     fn make_slot(&self) -> Result<Slot, Error> {
         let key = KeyPair::generate().map_err(|e| Error::Sign(e.to_string()))?;
-        let name = random_hex::<4>();
+        let name = octets::hex(&octets::random::<4>());
         let common_name = format!("{} authority {name}", self.trust_domain);
         let params = profile::authority(&self.trust_domain, &common_name, self.clock.now(), self.ca_ttl);
         let certificate = params.self_signed(&key).map_err(|e| Error::Sign(e.to_string()))?.der().clone();

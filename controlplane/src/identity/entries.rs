@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use symbolon_kit::octets;
 use symbolon_proto::ids::{IdError, SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
-use super::random_hex;
 use crate::model::{NameError, NodeName};
 use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
 
@@ -180,7 +180,15 @@ impl New {
             return Err(Refused::DnsName(bad.chars().take(80).collect()));
         }
         let (dns_names, hint) = (self.dns_names, self.hint.chars().take(1024).collect());
-        Ok(Entry { id: random_hex::<8>().into(), spiffe_id, node, selectors, ttl: self.ttl, dns_names, hint })
+        Ok(Entry {
+            id: octets::hex(&octets::random::<8>()).into(),
+            spiffe_id,
+            node,
+            selectors,
+            ttl: self.ttl,
+            dns_names,
+            hint,
+        })
     }
 }
 

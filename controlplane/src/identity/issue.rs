@@ -7,10 +7,11 @@ use arc_swap::ArcSwapOption;
 use rcgen::{KeyPair, SubjectPublicKeyInfo};
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
+use symbolon_kit::octets;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use tracing::{error, info};
 
-use super::{Minted, Refusal, hex, profile};
+use super::{Minted, Refusal, profile};
 
 /// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
 /// that are slower will bring their own pool.
@@ -64,7 +65,7 @@ impl Issuer {
             return Err(Refusal::WeakKey("this is the authority's own key".into()));
         }
         let params = profile::svid(id, dns_names, now, ttl, signer.not_after)?;
-        let serial = params.serial_number.as_ref().map(|serial| hex(serial.as_ref())).unwrap_or_default();
+        let serial = params.serial_number.as_ref().map(|serial| octets::hex(serial.as_ref())).unwrap_or_default();
         let not_after = SystemTime::from(params.not_after);
         let certificate = params.signed_by(key, &signer.issuer).map_err(|error| {
             error!(%id, %error, "the authority could not sign");

@@ -8,6 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
+use symbolon_kit::octets;
+use symbolon_kit::text::shown;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use time::OffsetDateTime;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -78,10 +80,10 @@ impl Request {
     pub fn key_for(self, id: &SpiffeId, dns_names: &[String]) -> Result<SubjectPublicKeyInfo, Refusal> {
         let granted = |uri: &&String| uri.parse().is_ok_and(|asked: SpiffeId| asked == *id);
         if let Some(uri) = self.uris.iter().find(|uri| !granted(uri)) {
-            return Err(Refusal::NotGranted(shown(uri)));
+            return Err(Refusal::NotGranted(shown(uri, 80)));
         }
         if let Some(name) = self.dns_names.iter().find(|name| !dns_names.contains(name)) {
-            return Err(Refusal::NotGranted(shown(name)));
+            return Err(Refusal::NotGranted(shown(name, 80)));
         }
         if self.other_names {
             return Err(Refusal::NotGranted("a name that is neither a URI nor a DNS name".into()));
@@ -159,11 +161,6 @@ fn is_allowed(info: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> bool {
     }
 }
 
-/// Enough of a caller's text to recognise it, and no control characters.
-fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_default).collect()
-}
-
 /// A root of a trust domain: its ID as the only name, allowed to sign and nothing else.
 pub fn authority(trust_domain: &TrustDomain, name: &str, now: SystemTime, ttl: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
@@ -219,8 +216,7 @@ fn uri(id: &SpiffeId) -> SanType {
 
 /// 159 random bits, positive, always 20 bytes: rcgen's own default repeats when a key is certified again.
 fn serial() -> SerialNumber {
-    let mut bytes = [0u8; 20];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
+    let mut bytes = octets::random::<20>();
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     SerialNumber::from_slice(&bytes)
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use symbolon_kit::clock::{Clock, unix_secs};
+use symbolon_kit::octets;
 
-use super::{Refusal, random_hex, sha256_hex};
+use super::Refusal;
 use crate::model::NodeName;
 use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
 
@@ -47,11 +48,11 @@ impl Tokens {
     /// # Errors
     /// If the store refuses.
     pub async fn create(&self, node: &NodeName, ttl: Duration) -> Result<Created, store::Error> {
-        let token = random_hex::<32>();
+        let token = octets::hex(&octets::random::<32>());
         let created_at = unix_secs(self.clock.now());
         let expires_at = created_at.saturating_add_unsigned(ttl.as_secs());
         let record = Record { node: node.to_string(), created_at, expires_at };
-        let key = keys::token(&sha256_hex(token.as_bytes()));
+        let key = keys::token(&hash(&token));
         let made = Txn::new().absent(key.clone()).put(key, codec::encode("token", 1, &record)?);
         match self.store.commit(made).await? {
             Committed::Applied(_) => Ok(Created { token, expires_at }),
@@ -67,7 +68,7 @@ impl Tokens {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
             return Err(Refusal::UnknownToken);
         }
-        let key = keys::token(&sha256_hex(token.as_bytes()));
+        let key = keys::token(&hash(token));
         let stored = self.store.get(&key).await.map_err(|_| Refusal::Unavailable)?.ok_or(Refusal::UnknownToken)?;
         let record: Record = codec::decode("token", &stored.value).map_err(|_| Refusal::UnknownToken)?;
         let spend = Txn::new().modified_at(key.clone(), stored.modified).delete(key);
@@ -82,4 +83,9 @@ impl Tokens {
         }
         record.node.parse().map_err(|_| Refusal::UnknownToken)
     }
+}
+
+/// What is kept of a token: whoever reads the store cannot spend it.
+fn hash(token: &str) -> String {
+    octets::hex(&octets::sha256(token.as_bytes()))
 }

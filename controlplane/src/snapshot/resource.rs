@@ -1,13 +1,13 @@
 //! A snapshot: immutable resources, each encoded once and shared by every stream that needs it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
+use symbolon_kit::octets::{hex, sha256};
 
 use crate::model::{ProxyKey, ResourceType};
 
@@ -93,9 +93,5 @@ fn field(message: &impl Message) -> Bytes {
 }
 
 fn content_hash(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref()[..16].iter().fold(String::with_capacity(32), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&sha256(bytes)[..16])
 }

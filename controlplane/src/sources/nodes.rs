@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use prost::Message;
+use symbolon_kit::text::shown;
 use symbolon_proto::ids::SpiffeId;
 use symbolon_proto::node as wire;
 use tokio::sync::mpsc;
@@ -108,9 +109,9 @@ impl Handle {
         let (mut accepted, mut refused, mut names) = (Vec::new(), Vec::new(), BTreeSet::new());
         for one in &report.workloads {
             let parsed = if accepted.len() >= MAX_WORKLOADS {
-                Err(Refused::TooMany(shown(&one.name)))
+                Err(Refused::TooMany(shown(&one.name, 80)))
             } else if !names.insert(one.name.as_str()) {
-                Err(Refused::Duplicate(shown(&one.name)))
+                Err(Refused::Duplicate(shown(&one.name, 80)))
             } else {
                 workload(one).and_then(|parsed| self.allowed(node, parsed))
             };
@@ -161,7 +162,7 @@ impl Refused {
 
 /// Parses one workload at the edge; [`Refused::Malformed`] names the field.
 fn workload(one: &wire::Workload) -> Result<Workload, Refused> {
-    let bad = |field: &str, why: &dyn fmt::Display| Refused::Malformed(shown(&one.name), format!("{field}: {why}"));
+    let bad = |field: &str, why: &dyn fmt::Display| Refused::Malformed(shown(&one.name, 80), format!("{field}: {why}"));
     let optional = |field: &str, text: &str| match text {
         "" => Ok(None),
         _ => address(text).map(Some).map_err(|why| bad(field, &why)),
@@ -196,13 +197,9 @@ fn workload(one: &wire::Workload) -> Result<Workload, Refused> {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| format!("{:?} is not ip:port", shown(text)))?;
+    let address: SocketAddr = text.parse().map_err(|_| format!("{:?} is not ip:port", shown(text, 80)))?;
     if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
         return Err(format!("{address} cannot be reached: give an address and a port that others can connect to"));
     }
     Ok(address)
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(80).collect()
 }

@@ -268,8 +268,6 @@ impl Subscription {
 
 /// 128 bits in hex over names and versions in the order of names: the same on every replica (13).
 pub(super) fn version_of_type<'a>(all: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> String {
-    use std::fmt::Write as _;
-
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for (name, version) in all {
         for text in [name, version] {
@@ -277,8 +275,5 @@ pub(super) fn version_of_type<'a>(all: impl Iterator<Item = (&'a Arc<str>, &'a A
             hash.update(text.as_bytes());
         }
     }
-    hash.finish().as_ref()[..16].iter().fold(String::with_capacity(32), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    symbolon_kit::octets::hex(&hash.finish().as_ref()[..16])
 }

@@ -66,19 +66,3 @@ impl TypeStatus {
 /// Every [`ResourceType`], in sending order.
 pub(super) const TYPES: [ResourceType; 5] =
     [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route, ResourceType::Runtime];
-
-/// Remote text made fit for a terminal and a log line: control characters escaped, at most `most` characters.
-pub(super) fn printable(text: &str, most: usize) -> String {
-    let mut out: String = text.chars().take(most).flat_map(escaped).take(most).collect();
-    if out.len() < text.len() && text.chars().count() > most {
-        out.push('…');
-    }
-    out
-}
-
-fn escaped(c: char) -> impl Iterator<Item = char> {
-    // Direction marks and the like are not control characters, and as misleading on a terminal: only what escape_debug leaves
-    // alone stays, but for quotes, which Envoy's words are full of.
-    let plain = matches!(c, '"' | '\'');
-    plain.then_some(c).into_iter().chain((!plain).then(|| c.escape_debug()).into_iter().flatten())
-}

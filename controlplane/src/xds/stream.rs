@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use symbolon_kit::drain::Drain;
+use symbolon_kit::text::shown;
 use symbolon_proto::encoded::PreEncoded;
 use symbolon_proto::ids::SpiffeId;
 use tokio::sync::watch;
@@ -18,7 +19,6 @@ use crate::snapshot::{Snapshot, SnapshotSet};
 use super::ack::{Seat, lock};
 use super::refusal::Refusal;
 use super::server::Shared;
-use super::status::printable;
 use super::wave::{Event, Wave};
 use super::wire::{self, Wire};
 use super::{FIRST_MESSAGE, MAX_STREAM_TURNS};
@@ -152,7 +152,7 @@ impl<R: Wire> Stream<R> {
         match message {
             Ok(message) => Ok(message),
             Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange | Code::InvalidArgument) => {
-                Err(self.refuse(&Refusal::Malformed(printable(status.message(), 200))))
+                Err(self.refuse(&Refusal::Malformed(shown(status.message(), 200))))
             }
             Err(status) => {
                 debug!(%status, "stream broke");

@@ -13,13 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use symbolon_kit::text::shown;
 use tokio::time::Instant;
 
 use crate::snapshot::Resource;
 
 use super::kind::Kind;
 use super::plan::Plan;
-use super::status::printable;
 use super::wire::{Asks, Request, Variant};
 use super::{MAX_NAMES, refusal::Refusal};
 
@@ -189,7 +189,7 @@ impl Subscription {
         let Some(InFlight { sent, dropped, generation, whole, .. }) = self.in_flight.take() else { return };
         let blamed = error.map(|text| self.blamed(&sent, text)).unwrap_or_default();
         if let Some(text) = error {
-            self.rejection = Some(printable(text, ERROR_CHARS));
+            self.rejection = Some(shown(text, ERROR_CHARS));
         } else if whole {
             self.acked = self.acked.max(Some(generation));
         }

@@ -132,7 +132,7 @@ pub(super) fn user_agent(node: &Node) -> String {
         Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
         None => String::new(),
     };
-    super::status::printable(format!("{} {version}", node.user_agent_name).trim(), 80)
+    symbolon_kit::text::shown(format!("{} {version}", node.user_agent_name).trim(), 80)
 }
 
 /// The head is made for this stream; the resources are shared segments.

@@ -5,7 +5,7 @@ use symbolon_proto::workload::X509svidRequest;
 use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
 use super::*;
-use crate::testing::{channel, eventually, soon, with_header};
+use crate::testing::{eventually, soon, with_header};
 use crate::upstream::tests::ControlPlane;
 
 fn config(dir: &Path, control_plane: &ControlPlane) -> PathBuf {
@@ -33,7 +33,7 @@ async fn ready(running: &Running) {
 }
 
 async fn fetch(dir: &Path) -> String {
-    let mut client = SpiffeWorkloadApiClient::new(channel(&dir.join("run/agent.sock")));
+    let mut client = SpiffeWorkloadApiClient::new(symbolon_kit::net::unix_channel(dir.join("run/agent.sock")));
     let answer = soon(client.fetch_x509svid(with_header(X509svidRequest {}))).await.unwrap();
     soon(answer.into_inner().message()).await.unwrap().unwrap().svids[0].spiffe_id.clone()
 }

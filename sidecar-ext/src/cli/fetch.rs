@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use symbolon_kit::clock::unix_secs;
+use symbolon_kit::net;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
 use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use symbolon_proto::workload::{X509svid, X509svidRequest, X509svidResponse};
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
 use super::{Failure, FetchArgs, Output, What, print};
@@ -52,20 +50,10 @@ fn socket(flag: Option<PathBuf>, variable: Option<String>) -> anyhow::Result<Pat
     }
 }
 
-/// A channel over a Unix socket.
-fn channel(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
-    // The address is never looked up; gRPC wants one for its `:authority`.
-    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    }))
-}
-
 async fn ask(socket: &Path) -> Result<X509svidResponse, Status> {
     let mut request = Request::new(X509svidRequest {});
     request.metadata_mut().insert("workload.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
-    let mut client = SpiffeWorkloadApiClient::new(channel(socket)).max_decoding_message_size(32 << 20);
+    let mut client = SpiffeWorkloadApiClient::new(net::unix_channel(socket)).max_decoding_message_size(32 << 20);
     let answer = async {
         let mut stream = client.fetch_x509svid(request).await?.into_inner();
         stream.message().await?.ok_or_else(|| Status::unavailable("the agent ended the stream without an answer"))

@@ -187,14 +187,9 @@ fn check_type(type_url: &str) -> Result<(), Status> {
 
 /// A version that says the content, so that it is the same after a restart.
 pub(super) fn version<'a>(content: impl IntoIterator<Item = &'a [u8]>) -> String {
-    use std::fmt::Write as _;
     let mut context = Context::new(&SHA256);
     content.into_iter().for_each(|part| context.update(part));
-    let mut text = String::new();
-    for byte in &context.finish().as_ref()[..12] {
-        let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
-    }
-    text
+    symbolon_kit::octets::hex(&context.finish().as_ref()[..12])
 }
 
 impl Dialect for Sotw {

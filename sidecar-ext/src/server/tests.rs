@@ -87,7 +87,7 @@ async fn bad_153_other_protocols_and_methods_harm_nobody() {
         let closed = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
         assert!(closed.is_ok(), "{garbage:?}");
     }
-    let mut grpc = tonic::client::Grpc::new(crate::testing::channel(&path));
+    let mut grpc = tonic::client::Grpc::new(symbolon_kit::net::unix_channel(&path));
     grpc.ready().await.unwrap();
     let method = http::uri::PathAndQuery::from_static("/SpiffeWorkloadAPI/Nonsense");
     let codec = symbolon_proto::encoded::RawCodec;

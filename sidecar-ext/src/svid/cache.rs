@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Gauge, Metrics};
+use symbolon_kit::octets;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
 use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::node as wire;
@@ -363,13 +364,7 @@ fn write_down(keep: &Keep, id: &str, svid: &Svid) {
 
 /// Entry ids are the control plane's words: they name no path here.
 fn file_name(entry_id: &str) -> String {
-    use std::fmt::Write as _;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, entry_id.as_bytes());
-    let mut name = String::new();
-    for byte in &digest.as_ref()[..16] {
-        let _ = write!(name, "{byte:02x}"); // writing to a String cannot fail
-    }
-    name + ".pem"
+    octets::hex(&octets::sha256(entry_id.as_bytes())[..16]) + ".pem"
 }
 
 async fn pending(asking: &mut Option<BoxFuture<'static, Answer>>) -> Answer {

@@ -80,8 +80,7 @@ impl ControlPlane {
         )]));
         let routes = Routes::new(NodeServer::new(Served(self.script.clone(), self.drain.clone())));
         let refused = Metrics::new().counter("refused", "test");
-        let serving =
-            net::serve(listener, identity, routes, Limits::default(), Clock::system(), refused, self.drain.clone());
+        let serving = net::serve(listener, identity, routes, Limits::default(), refused, self.drain.clone());
         tokio::spawn(serving);
         self
     }

@@ -232,7 +232,7 @@ fn as_child() {
     let Some(socket) = std::env::var_os(CHILD) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let outcome = runtime.block_on(async {
-        let mut client = SpiffeWorkloadApiClient::new(crate::testing::channel(socket.as_ref()));
+        let mut client = SpiffeWorkloadApiClient::new(symbolon_kit::net::unix_channel(socket));
         match client.fetch_x509svid(with_header(X509svidRequest {})).await {
             Ok(mut answer) => answer.get_mut().message().await.unwrap().unwrap().svids[0].spiffe_id.clone(),
             Err(status) => format!("{:?}", status.code()),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use futures::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -40,6 +41,14 @@ pub(super) fn channel(addresses: Vec<String>, identity: &Identity, expect: Expec
             let (stream, address) = first(&addresses, &config).await?;
             guard(stream, address, identity, anonymous)
         }
+    }))
+}
+
+pub(super) fn unix_channel(socket: PathBuf) -> Channel {
+    // The address is never looked up; gRPC wants one for its `:authority`.
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     }))
 }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::spiffe::svid::Svid;
 use crate::spiffe::testing::{Ca, HOUR, noon, table};
@@ -37,9 +38,8 @@ async fn server(identity: &Identity, limits: Limits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (refused, drain) = (Metrics::new().counter("refused", "Handshakes refused."), Drain::new());
-    let (clock, routes) = (identity.clock(), tonic::service::Routes::from(routes));
-    let running =
-        tokio::spawn(serve(listener, identity.clone(), routes, limits, clock, refused.clone(), drain.clone()));
+    let routes = tonic::service::Routes::from(routes);
+    let running = tokio::spawn(serve(listener, identity.clone(), routes, limits, refused.clone(), drain.clone()));
     Server { address, refused, drain, running }
 }
 

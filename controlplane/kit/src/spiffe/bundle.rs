@@ -118,8 +118,7 @@ impl Bundle {
 
     /// SHA-256 of [`Self::to_jwks`]; a token pins a bundle by it.
     pub fn sha256(&self) -> [u8; 32] {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.to_jwks());
-        digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+        crate::octets::sha256(&self.to_jwks())
     }
 
     fn living(&self, now: SystemTime) -> impl Iterator<Item = &CertificateDer<'static>> {

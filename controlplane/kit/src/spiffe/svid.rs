@@ -19,6 +19,8 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
 use zeroize::Zeroizing;
 
+use crate::octets::hex;
+
 /// An SVID as its owner holds it.
 #[derive(Clone)]
 pub struct Svid {
@@ -237,10 +239,7 @@ impl Svid {
         let leaf = chain.first().ok_or(SvidError::Malformed)?;
         let id = spiffe_id(leaf)?;
         let (not_before, not_after) = validity(leaf)?;
-        let serial = parse(leaf)?.raw_serial().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let serial = hex(parse(leaf)?.raw_serial());
         let svid = Self { id, chain, key, not_before, not_after, serial };
         svid.certified_key()?;
         Ok(svid)

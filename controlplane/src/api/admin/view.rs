@@ -1,6 +1,7 @@
 //! From what is known to what an operator is told.
 
 use symbolon_kit::clock::unix_secs;
+use symbolon_kit::octets;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::validity;
 use symbolon_proto::admin as wire;
@@ -8,19 +9,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::federation::{self, Role};
 use crate::identity::{bundles, entries};
-use crate::model::{Endpoint, Health, MeshView, PeerState, ServiceName};
+use crate::model::{Endpoint, Health, MeshView, ServiceName};
 use crate::rollout::{self, judge::Evidence};
 use crate::xds::ProxyStatus;
 
 pub(super) fn peer(status: federation::Status, bundles: &bundles::Bundles) -> wire::Peer {
-    let state = match status.state {
-        PeerState::Pending => "PENDING",
-        PeerState::Connecting => "CONNECTING",
-        PeerState::Live => "LIVE",
-        PeerState::Suspect => "SUSPECT",
-        PeerState::Stale => "STALE",
-        PeerState::Expired => "EXPIRED",
-    };
+    let state = status.state.label();
     let role = match status.role {
         Some(Role::Dialer) => "dialer",
         Some(Role::Listener) => "listener",
@@ -56,7 +50,7 @@ pub(super) fn bundle(bundle: &Bundle) -> wire::ShowBundleResponse {
         wire::Authority {
             kind: "x509".to_owned(),
             subject: subject.unwrap_or_default(),
-            sha256: crate::identity::sha256_hex(root),
+            sha256: octets::hex(&octets::sha256(root)),
             not_before,
             not_after,
         }

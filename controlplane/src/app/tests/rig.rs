@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::net;
@@ -16,8 +15,7 @@ use symbolon_proto::admin::admin_client::AdminClient;
 use symbolon_proto::admin::{CreateIdentityRequest, CreateTokenRequest, ShowBundleRequest};
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_client::NodeClient;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::app::config::load;
 use crate::app::{Running, Seams, build};
@@ -73,12 +71,7 @@ impl Rig {
     }
 
     pub(super) fn admin(&self) -> AdminClient<Channel> {
-        let path = self.running.addresses().admin.clone();
-        let connect = tower::service_fn(move |_: tonic::transport::Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        AdminClient::new(Endpoint::from_static("http://admin.invalid").connect_with_connector_lazy(connect))
+        AdminClient::new(net::unix_channel(&self.running.addresses().admin))
     }
 
     pub(super) async fn token(&self, node: &str) -> String {

@@ -2,7 +2,7 @@
 //! the demo stands in these files and nowhere else.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -254,11 +254,4 @@ impl Plan {
             "workloads": workloads.collect::<Vec<_>>(),
         })
     }
-}
-
-/// Writes whole or not at all: a watcher never reads half a file.
-pub fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, contents)?;
-    std::fs::rename(&beside, path)
 }

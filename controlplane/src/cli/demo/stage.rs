@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use http::Method;
-use hyper_util::rt::TokioIo;
 use symbolon_kit::clock::Clock;
+use symbolon_kit::files::{Durability, replace};
+use symbolon_kit::net;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_proto::admin::admin_client::AdminClient;
 use symbolon_proto::admin::{
@@ -17,14 +18,13 @@ use symbolon_proto::admin::{
     SetBundleRequest, ShowBundleRequest,
 };
 use symbolon_proto::ids::TrustDomain;
-use tokio::net::UnixStream;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::identity::profile;
 
 use super::envoy::{Admin, Http};
-use super::plan::{Node, Plan, Side, write_atomically};
+use super::plan::{Node, Plan, Side};
 use super::processes::{Launch, Processes};
 
 /// Between two looks at a condition.
@@ -130,7 +130,7 @@ impl Stage {
         let dir = self.plan.control_plane_dir(side);
         std::fs::create_dir_all(&dir)?;
         let file = serde_json::to_vec_pretty(&self.plan.control_plane_file(side))?;
-        write_atomically(&dir.join("symbolon.yaml"), &file)?;
+        write(&dir.join("symbolon.yaml"), &file)?;
         self.processes.start(&Launch {
             name: Self::control_plane_name(side),
             exe: self.programs.symbolon.clone(),
@@ -196,7 +196,7 @@ impl Stage {
         let root = params.self_signed(&rcgen::KeyPair::generate()?)?.der().clone();
         let wrong = Bundle::new(trust_domain, u64::MAX >> 1, Duration::from_mins(1), vec![root]);
         let file = self.plan.dir.join("wrong-bundle.json");
-        write_atomically(&file, &wrong.to_jwks())?;
+        write(&file, &wrong.to_jwks())?;
         let request = SetBundleRequest { trust_domain: "b.example".into(), jwks: wrong.to_jwks().into(), force: true };
         self.admin(Side::A).set_bundle(request).await.context("bundle set")?;
         let name = Self::control_plane_name(Side::A);
@@ -291,7 +291,7 @@ impl Stage {
     /// If it cannot be written.
     pub fn write_sidecar_workloads(&self, node: &Node, inbound: &[std::net::SocketAddr]) -> anyhow::Result<()> {
         let file = serde_json::to_vec_pretty(&self.plan.sidecar_file(node, inbound))?;
-        Ok(write_atomically(&self.plan.node_dir(node).join("sidecar.yaml"), &file)?)
+        Ok(write(&self.plan.node_dir(node).join("sidecar.yaml"), &file)?)
     }
 
     async fn register(&mut self, node: &Node, dir: &Path) -> anyhow::Result<()> {
@@ -310,8 +310,8 @@ impl Stage {
         };
         admin.create_identity(identity).await?;
         let bundle = admin.show_bundle(ShowBundleRequest::default()).await?.into_inner().jwks;
-        write_atomically(&dir.join("bundle.json"), &bundle)?;
-        Ok(write_atomically(&dir.join("join-token"), token.as_bytes())?)
+        write(&dir.join("bundle.json"), &bundle)?;
+        Ok(write(&dir.join("join-token"), token.as_bytes())?)
     }
 
     async fn write_bootstrap(&self, node: &Node, dir: &Path) -> anyhow::Result<()> {
@@ -325,17 +325,18 @@ impl Stage {
         if !printed.status.success() {
             bail!("symbolon-sidecar bootstrap: {}", String::from_utf8_lossy(&printed.stderr));
         }
-        Ok(write_atomically(&dir.join("envoy.yaml"), &printed.stdout)?)
+        Ok(write(&dir.join("envoy.yaml"), &printed.stdout)?)
     }
+}
+
+/// Whole or not at all: the control planes, sidecars and Envoys watch these files.
+fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    replace(path, content, 0o644, Durability::Soon)
 }
 
 /// A client of the admin socket; connects when it is first used, again after a restart.
 pub fn admin_client(socket: PathBuf) -> AdminClient<Channel> {
-    let connect = tower::service_fn(move |_: http::Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    AdminClient::new(Endpoint::from_static("http://admin.invalid").connect_with_connector_lazy(connect))
+    AdminClient::new(net::unix_channel(socket))
 }
 
 /// The one peer that each control plane of a stage has.

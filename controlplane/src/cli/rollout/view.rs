@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
+use symbolon_kit::text::printable;
 use symbolon_proto::admin as wire;
 
-use crate::cli::output::{moment_ms, or_dash, printable, span};
+use crate::cli::output::{moment_ms, or_dash, span};
 
 /// How many items of the history the table shows.
 const SHOWN: usize = 10;

@@ -25,8 +25,8 @@ async fn listening(ca: &Ca, store: Arc<super::harness::Memory>) -> (Side, JoinHa
 fn serve(b: &Side, listener: TcpListener) -> JoinHandle<()> {
     let routes = tonic::service::Routes::new(b.server.clone());
     let refused = b.metrics.counter("handshakes_refused", "");
-    let (identity, clock, drain) = (b.identity.clone(), b.clock.clone(), b.drain.clone());
-    tokio::spawn(net::serve(listener, identity, routes, net::Limits::default(), clock, refused, drain))
+    let (identity, drain) = (b.identity.clone(), b.drain.clone());
+    tokio::spawn(net::serve(listener, identity, routes, net::Limits::default(), refused, drain))
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use symbolon_kit::octets::random;
 use symbolon_kit::spiffe::bundle::BundleError;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
 use symbolon_kit::spiffe::verify::BundleTable;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
-use hyper_util::rt::TokioIo;
+use symbolon_kit::net;
 use symbolon_proto::ads_raw::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -16,10 +16,10 @@ use symbolon_proto::node::{
     AttestRequest, AttestResponse, LoadAck, LoadBatch, MintRequest, MintResponse, NodeReport, NodeUpdate,
 };
 use tempfile::TempDir;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
-use tonic::transport::{Endpoint, Server, Uri};
+use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Streaming};
 
 use super::super::*;
@@ -109,21 +109,16 @@ impl Rig {
         assert!(self.tasks.join(LONG).await, "every task ends with the drain");
     }
 
-    async fn channel(&self) -> Channel {
-        let path = self.folder.path().join("xds.sock");
-        let connect = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        Endpoint::from_static("http://relay").connect_with_connector(connect).await.unwrap()
+    fn channel(&self) -> Channel {
+        net::unix_channel(self.folder.path().join("xds.sock"))
     }
 
     pub(super) async fn ads(&self) -> AggregatedDiscoveryServiceClient<Channel> {
-        AggregatedDiscoveryServiceClient::new(self.channel().await)
+        AggregatedDiscoveryServiceClient::new(self.channel())
     }
 
     pub(super) async fn lrs(&self) -> LoadReportingServiceClient<Channel> {
-        LoadReportingServiceClient::new(self.channel().await)
+        LoadReportingServiceClient::new(self.channel())
     }
 }
 
