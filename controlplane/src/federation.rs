@@ -280,6 +280,7 @@ async fn watch_staleness(context: Arc<Context>, peer: Arc<Peer>) {
         if state != before {
             info!(peer = %peer.config.name, ?before, now = ?state, "peer");
             let (name, trust_domain) = (peer.config.name.clone(), peer.config.trust_domain.clone());
+            // The state task ends with the process.
             let _ = context.changes.send(Change::Peer { peer: name, trust_domain, state }).await;
         }
         tokio::select! {

@@ -150,7 +150,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(said) => {
-            let _ = said.print();
+            let _ = said.print(); // nowhere to complain to if it fails
             return ExitCode::from(if said.use_stderr() { Failure::USAGE } else { 0 });
         }
     };
@@ -162,7 +162,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, why }) => {
-            let _ = writeln!(std::io::stderr(), "symbolon-sidecar: {why:#}");
+            let _ = writeln!(std::io::stderr(), "symbolon-sidecar: {why:#}"); // nowhere else to say it
             ExitCode::from(code)
         }
     }

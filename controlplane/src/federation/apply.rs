@@ -105,7 +105,7 @@ impl Apply {
         self.stream = Some(stream);
         let subscribe = self.subscription.open();
         self.send(vec![subscribe]).await;
-        let _ = self.programmed.send(told).await;
+        let _ = self.programmed.send(told).await; // gone only when the link drains
     }
 
     async fn settle(&mut self, mut effects: Effects) {
@@ -125,7 +125,7 @@ impl Apply {
                 service: published.service.clone(),
                 imported: published.imported.clone(),
             };
-            let _ = self.context.changes.send(change).await;
+            let _ = self.context.changes.send(change).await; // the state task ends with the process
         }
         let mut answers = std::mem::take(&mut effects.send);
         match self.store().await {

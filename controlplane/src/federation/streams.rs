@@ -212,7 +212,7 @@ where
             Ended::Drained
         }
     };
-    let _ = peer.inbox.send(Input::Closed { stream }).await;
+    let _ = peer.inbox.send(Input::Closed { stream }).await; // the apply task is gone only when the link drains
     ended
 }
 

@@ -120,7 +120,7 @@ impl Shared {
         debug!(%proxy, "load reports begin");
         let end = self.reports(&proxy, opening, from, to).await;
         info!(%proxy, ?end, "load reports end");
-        let _ = self.events.send(Event::Broke { proxy }).await;
+        let _ = self.events.send(Event::Broke { proxy }).await; // the forwarder is gone only when the sidecar stops
         self.relay.metrics.reports.inc(&[("result", "stream_ended")]);
         end
     }

@@ -137,7 +137,7 @@ impl Listener {
             debug!(%address, reason, %error, "handshake refused");
             None
         };
-        let _ = socket.set_nodelay(true);
+        let _ = socket.set_nodelay(true); // slower, not wrong, without it
         let stream = match tokio::time::timeout(self.timeout, self.acceptor.accept(socket)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => match tls::reason(&error) {
