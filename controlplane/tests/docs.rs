@@ -1,9 +1,10 @@
-//! docs/configuration.md names every field of both configuration files, where it belongs: derived from the sources, so that a new
-//! field without a line there fails.
+//! What operators read keeps up with the sources: every field of both configuration files stands in docs/configuration.md where it
+//! belongs, every metric and every label of a refusal in docs/troubleshooting.md or one of the pages beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use syn::visit::Visit;
 use syn::{Fields, Item, Meta};
 
 /// A file, and for each of its structs the heading under which its fields stand, with the text that may follow it.
@@ -112,4 +113,96 @@ fn every_lint_code_is_documented() {
         assert!(text.contains(&code), "docs/configuration.md does not explain {code}");
     }
     assert!(!text.contains(&format!("SYM{:04}", count + 1)), "docs/configuration.md knows a code that is not there");
+}
+
+/// String literals of functions called `label` that are words for metrics: lower case, no blanks.
+#[derive(Default)]
+struct Labels(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Labels {
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        if function.sig.ident == "label" {
+            self.words(&function.block);
+        }
+    }
+
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        if function.sig.ident == "label" {
+            self.words(&function.block);
+        }
+    }
+}
+
+impl Labels {
+    fn words(&mut self, block: &syn::Block) {
+        struct Words<'a>(&'a mut BTreeSet<String>);
+        impl<'ast> Visit<'ast> for Words<'_> {
+            fn visit_lit_str(&mut self, literal: &'ast syn::LitStr) {
+                let word = literal.value();
+                if !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                    self.0.insert(word);
+                }
+            }
+        }
+        Words(&mut self.0).visit_block(block);
+    }
+}
+
+/// All sources of both programs but their tests.
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<_> =
+        ["controlplane/src", "controlplane/kit/src", "sidecar-ext/src"].iter().map(|path| root().join(path)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if matches!(stem, "tests" | "testing") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Labels that no operator sees: they stand in no metric, and the words of the error say it all.
+const UNSEEN: [&str; 2] = ["controlplane/src/snapshot/consistency.rs", "controlplane/src/rollout/engine.rs"];
+
+#[test]
+fn every_label_of_a_refusal_is_documented() {
+    let text = ["troubleshooting", "federation", "rollouts"].map(|name| read(&format!("docs/{name}.md"))).concat();
+    let mut missing = BTreeSet::new();
+    for path in sources().into_iter().filter(|path| UNSEEN.iter().all(|unseen| !path.ends_with(unseen))) {
+        let mut labels = Labels::default();
+        labels.visit_file(&syn::parse_file(&std::fs::read_to_string(&path).unwrap()).unwrap());
+        let unsaid = labels.0.into_iter().filter(|label| !text.contains(&format!("`{label}`")));
+        missing.extend(unsaid.map(|label| format!("{}: {label}", path.display())));
+    }
+    assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:#?}");
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let text = read("docs/troubleshooting.md");
+    let mut known = BTreeSet::new();
+    for path in sources() {
+        let source = std::fs::read_to_string(&path).unwrap();
+        let source = source.split("mod tests {").next().unwrap_or_default();
+        for made in [".counter(", ".gauge("] {
+            let names =
+                source.split(made).skip(1).filter_map(|call| call.trim_start().strip_prefix('"')?.split('"').next());
+            known.extend(names.filter(|name| name.starts_with("symbolon_")).map(str::to_owned));
+        }
+    }
+    assert!(known.len() > 20, "the sources were not understood: {known:?}");
+    let missing: Vec<_> = known.iter().filter(|name| !text.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:#?}");
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+    let gone: Vec<_> = words.filter(|word| word.starts_with("symbolon_") && !known.contains(*word)).collect();
+    assert!(gone.is_empty(), "docs/troubleshooting.md knows metrics that are not there: {gone:?}");
 }
