@@ -305,3 +305,17 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_explained_by_its_cause() {
+        let cause = std::io::Error::other("peer closed connection: https://docs.rs/rustls");
+        let broken = Status::from_error(Box::new(Status::from_error(Box::new(cause))));
+        let words = explain(&broken);
+        assert!(words.ends_with(": peer closed connection"), "{words}");
+        assert_eq!(explain(&Status::not_found("no\nsuch")), "NotFound: no\\nsuch");
+    }
+}
