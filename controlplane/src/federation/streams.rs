@@ -276,16 +276,20 @@ where
     }
 }
 
-/// What a status means, in words that fit a log line.
+/// What a status means, in words that fit a log line: the peer's own, or why the connection broke. What lies between the status and
+/// that cause says only that something broke, each layer in its own words, and rustls adds an address of its manual.
 pub(super) fn explain(status: &Status) -> String {
     use std::error::Error as _;
-    let mut words: String = status.message().chars().take(200).collect::<String>().escape_debug().to_string();
-    let mut source = status.source();
-    while let Some(error) = source {
-        words = format!("{words}: {error}");
-        source = error.source();
+    let Some(mut cause) = status.source() else {
+        let words = status.message().chars().take(400).collect::<String>();
+        return format!("{:?}: {}", status.code(), words.escape_debug());
+    };
+    while let Some(inner) = cause.source() {
+        cause = inner;
     }
-    format!("{:?}: {}", status.code(), words.chars().take(400).collect::<String>())
+    let words = cause.to_string();
+    let words = words.split(": https://").next().unwrap_or_default();
+    format!("{:?}: {}", status.code(), words.chars().take(400).collect::<String>().escape_debug())
 }
 
 impl Ended {
@@ -300,5 +304,19 @@ impl Ended {
             Self::NotReading => "not_reading",
             Self::Failed(_) => "failed",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_explained_by_its_cause() {
+        let cause = std::io::Error::other("peer closed connection: https://docs.rs/rustls");
+        let broken = Status::from_error(Box::new(Status::from_error(Box::new(cause))));
+        let words = explain(&broken);
+        assert!(words.ends_with(": peer closed connection"), "{words}");
+        assert_eq!(explain(&Status::not_found("no\nsuch")), "NotFound: no\\nsuch");
     }
 }
