@@ -173,7 +173,7 @@ fn bad_013_an_unregistered_dns_name() {
 
 #[test]
 fn bad_014_names_with_nul_and_other_kinds() {
-    not_granted(&extended(&SAN, b"\x30\x0f\x82\x0dshop.example\0", false), "shop.example\\u{0}");
+    not_granted(&extended(&SAN, b"\x30\x0f\x82\x0dshop.example\0", false), "shop.example\\0");
     let other = b"\x30\x10\xa0\x0e\x06\x03\x2a\x03\x04\xa0\x07\x0c\x05shop\0";
     not_granted(&extended(&SAN, other, false), "neither a URI nor a DNS name");
 }
