@@ -2,6 +2,8 @@
 //! YAML ([`output`]), and ends with a status that says what went wrong ([`failure`]). `serve` and `lint` need the whole program, so
 //! `main` runs them.
 
+#![allow(rustdoc::invalid_html_tags, reason = "the words are those of `--help`: `<service>` stands for a name there")]
+
 pub mod bundle;
 pub mod client;
 pub mod demo;

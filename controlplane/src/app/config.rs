@@ -1,4 +1,4 @@
-//! The control plane's configuration: [`file`] is what the operator writes, [`check`] makes it the typed [`Config`], and says of
+//! The control plane's configuration: [`mod@file`] is what the operator writes, [`check`] makes it the typed [`Config`], and says of
 //! everything that is wrong what, where and under which stable code. `symbolon lint` prints the findings; `symbolon serve` binds
 //! no port while there are any.
 
