@@ -1,5 +1,7 @@
 //! The committed generated code is what the definitions generate today. To renew it: `SYMBOLON_BLESS=1 cargo test -p symbolon-proto`.
 
+#![expect(clippy::unwrap_used, reason = "a test, helpers included")]
+
 use std::fs;
 use std::path::Path;
 

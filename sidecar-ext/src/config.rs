@@ -249,13 +249,16 @@ fn parse_workloads(files: Vec<WorkloadFile>, trust_domain: &TrustDomain) -> Resu
     if files.len() > MAX_WORKLOADS {
         return Err(wrong("workloads", format!("more than {MAX_WORKLOADS}")));
     }
-    let mut names = BTreeSet::new();
+    let (mut names, mut inbounds) = (BTreeSet::new(), BTreeSet::new());
     let mut workloads = Vec::with_capacity(files.len());
     for (at, file) in files.into_iter().enumerate() {
         let workload = Workload::parse(file, trust_domain)
             .map_err(|Wrong { field, why }| Wrong { field: format!("workloads[{at}].{field}"), why })?;
         if !names.insert(workload.name.clone()) {
             return Err(wrong(format!("workloads[{at}].name"), format!("{} is there twice", workload.name)));
+        }
+        if let Some(inbound) = workload.inbound.filter(|inbound| !inbounds.insert(*inbound)) {
+            return Err(wrong(format!("workloads[{at}].inbound"), format!("{inbound} is another workload's already")));
         }
         workloads.push(workload);
     }
@@ -287,13 +290,17 @@ impl Workload {
             selectors.insert(text.parse().map_err(|why| wrong(format!("selectors[{at}]"), why))?);
         }
         let address = address_of("address", file.address)?;
-        let inbound = address_of("inbound", file.inbound)?;
+        let inbound = envoy_address("inbound", file.inbound)?;
+        let outbound = envoy_address("outbound", file.outbound)?;
         let health = file.health.map(parse_health).transpose()?;
         if health.is_some() && address.is_none() {
             return Err(wrong("health", "is looked at on the workload's address, which is not given"));
         }
         if file.service.is_some() && (address.is_none() || inbound.is_none()) {
             return Err(wrong("service", "a workload that offers one needs address and inbound"));
+        }
+        if !file.upstreams.is_empty() && outbound.is_none() {
+            return Err(wrong("upstreams", "are called through outbound, which is not given"));
         }
         Ok(Self {
             name: file.name,
@@ -302,7 +309,7 @@ impl Workload {
             selectors,
             address,
             inbound,
-            outbound: address_of("outbound", file.outbound)?,
+            outbound,
             health,
             upstreams: file.upstreams,
             weight: file.weight.max(1),
@@ -311,7 +318,22 @@ impl Workload {
 }
 
 fn address_of(field: &str, text: Option<String>) -> Result<Option<SocketAddr>, Wrong> {
-    text.map(|text| text.parse().map_err(|_| wrong(field, "must be ip:port"))).transpose()
+    let Some(text) = text else { return Ok(None) };
+    let address: SocketAddr = text.parse().map_err(|_| wrong(field, "must be ip:port"))?;
+    if address.port() == 0 {
+        return Err(wrong(field, "needs a port other than 0"));
+    }
+    Ok(Some(address))
+}
+
+/// Where an Envoy listens: an address that others can be told, so one of this node's own and not all of them.
+fn envoy_address(field: &str, text: Option<String>) -> Result<Option<SocketAddr>, Wrong> {
+    match address_of(field, text)? {
+        Some(address) if address.ip().to_canonical().is_unspecified() => {
+            Err(wrong(field, format!("must be one address, not {}", address.ip())))
+        }
+        address => Ok(address),
+    }
 }
 
 fn parse_health(file: HealthFile) -> Result<HealthCheck, Wrong> {

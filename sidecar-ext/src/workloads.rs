@@ -31,6 +31,7 @@ use crate::config::Workload;
 
 use board::{Begin, Board};
 use file::FileWatch;
+use probe::Ill;
 
 pub use file::Load;
 
@@ -62,7 +63,7 @@ pub struct Handle {
 }
 
 /// Begins to watch the file and to check the workloads. Returns when each workload of `first` has been checked once, so that the
-/// first report after a restart withdraws nothing; that takes two seconds at most.
+/// first report after a restart makes nobody unhealthy who is well; that takes two seconds at most.
 pub async fn start(
     config: Config,
     first: Arc<[Workload]>,
@@ -79,7 +80,7 @@ pub async fn start(
     let mut service = Service::new(&config, metrics);
     let now = lists.borrow().clone();
     service.listed(now);
-    while service.board.is_withholding() {
+    while service.board.is_waiting() {
         service.check().await;
     }
     let (reports_tx, reports) = watch::channel(service.board.report().unwrap_or_default());
@@ -91,7 +92,7 @@ pub async fn start(
 }
 
 /// One check, and the run it belongs to.
-type Check = Pin<Box<dyn Future<Output = (Begin, bool)> + Send>>;
+type Check = Pin<Box<dyn Future<Output = (Begin, Result<(), Ill>)> + Send>>;
 
 struct Service {
     board: Board,
@@ -124,7 +125,7 @@ impl Service {
             checks: FuturesUnordered::new(),
             interval: config.health_interval.max(MIN_HEALTH_INTERVAL),
             failed: metrics
-                .counter("symbolon_sidecar_workload_checks_failed", "Health checks that did not answer well"),
+                .counter("symbolon_sidecar_workload_checks_failed", "Health checks that did not answer well, by part"),
             workloads: metrics.gauge("symbolon_sidecar_workloads", "Workloads of this node, by health as reported"),
         }
     }
@@ -160,17 +161,16 @@ impl Service {
 
     /// Waits for one answer and asks again later. Cancelled between answers, it loses nothing.
     async fn check(&mut self) {
-        let Some((run, well)) = self.checks.next().await else { return };
-        let (goes_on, changed) = self.board.answered(&run.name, run.generation, well);
-        if !well {
-            self.failed.inc(&[]);
+        let Some((run, answer)) = self.checks.next().await else { return };
+        let Some(next) = self.board.answered(&run, answer.is_ok()) else { return };
+        let ill = answer.err().map(Ill::label);
+        if let Some(part) = ill {
+            self.failed.inc(&[("part", part)]);
         }
-        if let Some((before, after)) = changed {
-            info!(workload = run.name, ?before, ?after, "health changed");
+        if next.turned {
+            info!(workload = run.name, healthy = next.state.is_healthy(), ill, "health changed");
         }
-        if goes_on {
-            self.checks.push(check(run, self.interval, self.interval));
-        }
+        self.checks.push(check(run, next.state.wait(self.interval), self.interval));
     }
 
     fn publish(&mut self, reports: &watch::Sender<Arc<node::Workloads>>) {
@@ -189,7 +189,7 @@ fn check(run: Begin, wait: Duration, interval: Duration) -> Check {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        let well = probe::check(&run.target.check, run.target.address, interval).await;
-        (run, well)
+        let answer = run.target.check(interval).await;
+        (run, answer)
     })
 }

@@ -4,13 +4,14 @@ use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
-use symbolon_kit::readiness::Readiness;
-use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_kit::tls;
+use symbolon_proto::federation::federation_server::FederationServer;
+use symbolon_proto::ids::SpiffeId;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -19,16 +20,20 @@ use super::adapters::{Book, ByEntries, ToRollouts};
 use super::addresses::Addresses;
 use super::own_svid::OwnSvid;
 use super::publish::Publisher;
+use super::running::Life;
 use super::{Config, Seams};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
 use crate::model::{Change, MeshView};
+use crate::snapshot::SnapshotSet;
 use crate::sources::nodes;
 use crate::store::{self, SharedStore};
 use crate::{federation, rollout, snapshot, state, xds};
 
 /// The name of this replica; its ID is `/symbolon/controlplane/<replica>`.
 const REPLICA: &str = "0";
+/// How long the tasks of a start that failed may take to end.
+const FAILED_START: Duration = Duration::from_secs(5);
 
 /// A control plane whose ports are bound and whose parts are ready; it serves after [`App::spawn`].
 #[derive(Debug)]
@@ -56,131 +61,159 @@ pub(super) struct Services {
     pub(super) admin: Routes,
 }
 
-/// What every part shares of the program's life.
-#[derive(Clone, Debug)]
-pub(super) struct Life {
-    pub(super) tasks: Tasks,
-    /// Everything stops when this does; `ports` and then `streams` before it.
-    pub(super) drain: Drain,
-    pub(super) metrics: Metrics,
-    pub(super) readiness: Readiness,
-}
-
 /// Builds and binds. What it returns serves nothing yet.
 ///
 /// # Errors
 /// In words, with what to do: a port in use, a store that another process holds, a key file that others can read.
 pub async fn build(config: Config, seams: Seams) -> anyhow::Result<App> {
-    let drain = Drain::new();
-    let life = Life { tasks: Tasks::new(drain.clone()), drain, metrics: Metrics::new(), readiness: Readiness::new() };
+    let life = Life::default();
     let built = assemble(&config, &seams, &life).await;
     if built.is_err() {
-        life.drain.start(); // whatever was started already holds the store's file
-        life.tasks.join(std::time::Duration::from_secs(5)).await;
+        life.stop(FAILED_START).await; // whatever was started already holds the store's file
     }
     built
 }
 
+/// Who we are, and what is stored: everything that works without a peer, a node or an operator.
+struct Core {
+    store: SharedStore,
+    identity: Identity,
+    own_id: SpiffeId,
+    tls: tls::Identity,
+    entitlements: Arc<ByEntries>,
+}
+
 async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<App> {
-    let (clock, metrics, tasks, drain) = (&seams.clock, &life.metrics, &life.tasks, &life.drain);
     let ports = Ports::bind(config).await?;
     let addresses = ports.addresses(config)?;
-
-    let store = open_store(config)?;
-    let identity = start_identity(config, store.clone(), seams, life).await?;
-    let own_id = config.trust_domain.with_path(&format!("/symbolon/controlplane/{REPLICA}"))?;
-    let tls = tls::Identity::new(clock.clone());
-    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock.clone(), seams.seed, metrics)?;
-    tasks.spawn("own svid", OnExit::Shutdown, own.run(drain.clone()));
+    let core = core(config, seams, life).await?;
 
     let (state, unstarted) = state::new(MeshView::empty(config.trust_domain.clone()));
-    let entitlements = Arc::new(ByEntries(identity.clone()));
-    let registrations = nodes::Handle::new(store.clone(), state.changes.clone(), entitlements.clone());
+    let changes = state.changes.clone();
+    let registrations = nodes::Handle::new(core.store.clone(), changes, core.entitlements.clone());
     unstarted.fold([definitions(config)]);
     unstarted.fold(registrations.restore().await.context("stored registrations")?);
 
-    let builder = snapshot::Builder::new(snapshot::Config {
-        trust_domain: config.trust_domain.clone(),
-        svid_ttl: config.identity.svid_ttl,
-    });
-    let held_back = metrics.gauge("symbolon_snapshots_held_back", "Proxies whose newest snapshot is inconsistent");
-    let (mut publisher, snapshots) = Publisher::new(builder, held_back);
-    let (ads, proxies) = xds::serve(snapshots, entitlements, metrics, drain.clone());
-
+    let (mut publisher, snapshots) = publisher(config, &life.metrics);
+    let (ads, proxies) = xds::serve(snapshots, core.entitlements.clone(), &life.metrics, life.edges.drain.clone());
     let (synced, is_synced) = watch::channel(false);
-    let link = federation::Config {
-        trust_domain: config.trust_domain.clone(),
-        own_id,
-        advertise: advertised(config, &addresses),
-        timing: config.timing,
-        max_endpoint_weight: config.policy.max_endpoint_weight,
-        synced: is_synced,
-        peers: config.peers.clone(),
-    };
-    let book = Arc::new(Book(identity.bundles.clone()));
-    let (federation_server, federation, imports) = federation::start(
-        link,
-        store.clone(),
-        clock.clone(),
-        book,
-        tls.clone(),
-        state.view.clone(),
-        proxies.acks(),
-        state.changes.clone(),
-        tasks,
-        drain.clone(),
-        metrics,
-    )
-    .await
-    .context("the federation link")?;
+    let advertise = advertised(config, &addresses);
+    let (federation_server, federation, imports) =
+        link(config, seams, life, &core, &state, &proxies, is_synced, advertise).await?;
     unstarted.fold(imports);
-
-    // The engine restores weights of what the mesh federates: everything else must be in the mesh before.
-    let engine = rollout::engine::Parts {
-        policy: config.policy.clone(),
-        store: store.clone(),
-        clock: clock.clone(),
-        view: state.view.clone(),
-        acks: proxies.acks(),
-        changes: state.changes.clone(),
-        metrics: metrics.clone(),
-    };
-    let (rollouts, splits) = rollout::Engine::start(engine, tasks, drain.clone()).await.context("the rollouts")?;
+    // The engine restores the weights of what the mesh federates: everything else must be in the mesh before.
+    let (rollouts, splits) = rollouts(config, seams, life, &core, &state, &proxies).await?;
     unstarted.fold(splits);
 
     publisher.publish(&state.view.borrow().clone());
-    unstarted.spawn(tasks, drain.clone());
-    tasks.spawn("snapshots", OnExit::Shutdown, publisher.run(state.view.clone(), drain.clone()));
+    unstarted.spawn(&life.core.tasks, life.core.drain.clone());
+    life.core.spawn("snapshots", publisher.run(state.view.clone(), life.core.drain.clone()));
     synced.send_replace(true);
-    // The link follows this for as long as it lives.
-    tasks.spawn("synced", OnExit::Log, hold(synced, drain.clone()));
+    life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
+    let edges = &life.edges;
     let node_parts = node::Parts {
-        identity: identity.clone(),
+        identity: core.identity.clone(),
         registrations,
         loads: Arc::new(ToRollouts(rollouts.clone())),
-        clock: clock.clone(),
+        clock: seams.clock.clone(),
         report_every: config.report_every,
-        tasks: tasks.clone(),
-        drain: drain.clone(),
+        tasks: edges.tasks.clone(),
+        drain: edges.drain.clone(),
     };
     let admin_parts = admin::Parts {
-        identity,
+        identity: core.identity,
         federation,
         rollouts,
         proxies,
         view: state.view,
-        clock: clock.clone(),
-        tasks: tasks.clone(),
-        drain: drain.clone(),
+        clock: seams.clock.clone(),
+        tasks: edges.tasks.clone(),
+        drain: edges.drain.clone(),
     };
     let services = Services {
-        node: Routes::new(node::server(node_parts, metrics)).add_service(ads),
+        node: Routes::new(node::server(node_parts, &life.metrics)).add_service(ads),
         federation: Routes::new(federation_server),
         admin: Routes::new(admin::server(admin_parts)),
     };
     addresses.write(&config.data_dir).context("addresses.json cannot be written")?;
-    Ok(App { addresses, ports, tls, services, seams: seams.clone(), life: life.clone() })
+    Ok(App { addresses, ports, tls: core.tls, services, seams: seams.clone(), life: life.clone() })
+}
+
+async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Core> {
+    let store = open_store(config)?;
+    let identity = start_identity(config, store.clone(), seams, life).await?;
+    let own_id = config.trust_domain.with_path(&format!("/symbolon/controlplane/{REPLICA}"))?;
+    let (clock, tls) = (seams.clock.clone(), tls::Identity::new(seams.clock.clone()));
+    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock, seams.seed, &life.metrics)?;
+    life.core.spawn("own svid", own.run(life.core.drain.clone()));
+    let entitlements = Arc::new(ByEntries(identity.clone()));
+    Ok(Core { store, identity, own_id, tls, entitlements })
+}
+
+fn publisher(config: &Config, metrics: &Metrics) -> (Publisher, watch::Receiver<Arc<SnapshotSet>>) {
+    let (trust_domain, svid_ttl) = (config.trust_domain.clone(), config.identity.svid_ttl);
+    let builder = snapshot::Builder::new(snapshot::Config { trust_domain, svid_ttl });
+    let held_back = metrics.gauge("symbolon_snapshots_held_back", "Proxies whose newest snapshot is inconsistent");
+    Publisher::new(builder, held_back)
+}
+
+type Link = (FederationServer<federation::Service>, federation::Handle, Vec<Change>);
+
+#[expect(clippy::too_many_arguments, reason = "each is a part that was just built")]
+async fn link(
+    config: &Config,
+    seams: &Seams,
+    life: &Life,
+    core: &Core,
+    state: &state::Handle,
+    proxies: &xds::Handle,
+    synced: watch::Receiver<bool>,
+    advertise: Vec<String>,
+) -> anyhow::Result<Link> {
+    let link = federation::Config {
+        trust_domain: config.trust_domain.clone(),
+        own_id: core.own_id.clone(),
+        advertise,
+        timing: config.timing,
+        max_endpoint_weight: config.policy.max_endpoint_weight,
+        synced,
+        peers: config.peers.clone(),
+    };
+    let started = federation::start(
+        link,
+        core.store.clone(),
+        seams.clock.clone(),
+        Arc::new(Book(core.identity.bundles.clone())),
+        core.tls.clone(),
+        state.view.clone(),
+        proxies.acks(),
+        state.changes.clone(),
+        &life.edges.tasks,
+        life.edges.drain.clone(),
+        &life.metrics,
+    );
+    started.await.context("the federation link")
+}
+
+async fn rollouts(
+    config: &Config,
+    seams: &Seams,
+    life: &Life,
+    core: &Core,
+    state: &state::Handle,
+    proxies: &xds::Handle,
+) -> anyhow::Result<(rollout::Handle, Vec<Change>)> {
+    let parts = rollout::engine::Parts {
+        policy: config.policy.clone(),
+        store: core.store.clone(),
+        clock: seams.clock.clone(),
+        view: state.view.clone(),
+        acks: proxies.acks(),
+        changes: state.changes.clone(),
+        metrics: life.metrics.clone(),
+    };
+    rollout::Engine::start(parts, &life.core.tasks, life.core.drain.clone()).await.context("the rollouts")
 }
 
 async fn hold(synced: watch::Sender<bool>, drain: Drain) {
@@ -202,7 +235,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         svid_ttl: config.identity.svid_ttl,
         refresh_hint: config.identity.refresh_hint,
     };
-    Ok(Identity::start(authority, store, seams.clock.clone(), &life.tasks, life.drain.clone()).await?)
+    Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)
 }
 
 fn definitions(config: &Config) -> Change {

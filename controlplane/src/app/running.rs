@@ -1,6 +1,7 @@
-//! A control plane that serves, and how it stops: readiness off, no new connections, streams ended, everything else, within a
-//! grace.
+//! A control plane that serves, and how it stops: readiness off; no new connections, and streams ended; then the core, when nobody
+//! can ask it any more; the operations port last.
 
+use std::future::Future;
 use std::time::Duration;
 
 use symbolon_kit::drain::Drain;
@@ -9,22 +10,42 @@ use symbolon_kit::net::{self, Limits};
 use symbolon_kit::ops;
 use symbolon_kit::readiness::Readiness;
 use symbolon_kit::supervise::{OnExit, Tasks};
+use tokio::time::Instant;
 
 use super::addresses::Addresses;
-use super::build::{App, Life};
+use super::build::App;
 use crate::api::admin::socket;
 
 /// How long what is asking `/readyz` has to notice, before connections are refused.
 const NOTICE: Duration = Duration::from_millis(100);
+/// What the later stages get of the grace at least, when an earlier one has used it up.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Tasks that end together, on one word.
+#[derive(Clone, Debug)]
+pub(super) struct Stage {
+    pub(super) tasks: Tasks,
+    pub(super) drain: Drain,
+}
+
+/// What every part shares of the program's life: three stages, which end in this order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Life {
+    /// Ports and streams: the node API, xDS, the link, the admin socket.
+    pub(super) edges: Stage,
+    /// Identity, state, snapshots, rollouts: what the streams ask.
+    pub(super) core: Stage,
+    /// The operations port answers to the last: `/readyz` says that we are stopping.
+    pub(super) last: Stage,
+    pub(super) metrics: Metrics,
+    pub(super) readiness: Readiness,
+}
 
 /// A control plane that serves.
 #[derive(Debug)]
 pub struct Running {
     addresses: Addresses,
     life: Life,
-    /// The operations port answers to the last: `/readyz` says that we are stopping.
-    last: Drain,
-    last_tasks: Tasks,
 }
 
 impl App {
@@ -36,23 +57,20 @@ impl App {
     /// Serves on every port.
     pub fn spawn(self) -> Running {
         let Self { addresses, ports, tls, services, seams, life } = self;
-        let Life { tasks, drain, metrics, readiness } = &life;
+        let (edges, metrics) = (&life.edges, &life.metrics);
         let refused = metrics.counter("symbolon_handshakes_refused", "TLS handshakes refused, by reason");
         let serve = |listener, routes| {
-            let limits = Limits::default();
-            net::serve(listener, tls.clone(), routes, limits, seams.clock.clone(), refused.clone(), drain.clone())
+            let (limits, drain) = (Limits::default(), edges.drain.clone());
+            net::serve(listener, tls.clone(), routes, limits, seams.clock.clone(), refused.clone(), drain)
         };
-        tasks.spawn("node port", OnExit::Shutdown, serve(ports.node, services.node));
-        tasks.spawn("federation port", OnExit::Shutdown, serve(ports.federation, services.federation));
+        edges.spawn("node port", serve(ports.node, services.node));
+        edges.spawn("federation port", serve(ports.federation, services.federation));
         let strangers =
             metrics.counter("symbolon_admin_refusals", "Callers turned away from the admin socket, by reason");
-        let admin = socket::serve(ports.admin, services.admin, strangers, drain.clone());
-        tasks.spawn("admin socket", OnExit::Shutdown, admin);
-        let last = Drain::new();
-        let last_tasks = Tasks::new(last.clone());
-        let ops = ops::serve(ports.http, readiness.clone(), metrics.clone(), last.clone());
-        last_tasks.spawn("operations port", OnExit::Shutdown, ops);
-        Running { addresses, life, last, last_tasks }
+        edges.spawn("admin socket", socket::serve(ports.admin, services.admin, strangers, edges.drain.clone()));
+        let (readiness, drain) = (life.readiness.clone(), life.last.drain.clone());
+        life.last.spawn("operations port", ops::serve(ports.http, readiness, metrics.clone(), drain));
+        Running { addresses, life }
     }
 }
 
@@ -74,21 +92,48 @@ impl Running {
 
     /// Returns the name of a core task once one has ended by itself.
     pub async fn fatal(&self) -> &'static str {
+        let Life { edges, core, last, .. } = &self.life;
         tokio::select! {
-            task = self.life.tasks.fatal() => task,
-            task = self.last_tasks.fatal() => task,
+            task = edges.tasks.fatal() => task,
+            task = core.tasks.fatal() => task,
+            task = last.tasks.fatal() => task,
         }
     }
 
-    /// Stops, within `grace`. Whether everything ended by itself.
+    /// Stops, within about `grace`. Whether everything ended by itself.
     pub async fn drain(self, grace: Duration) -> bool {
         let _stopping = self.life.readiness.guard("stopping");
         tokio::time::sleep(NOTICE).await;
-        self.life.drain.start();
-        let ended = self.life.tasks.join(grace).await;
-        self.last.start();
-        let last = self.last_tasks.join(Duration::from_secs(1)).await;
+        let ended = self.life.stop(grace).await;
         let _ = std::fs::remove_file(&self.addresses.admin); // a killed one leaves it, and `bind` replaces it
-        ended && last
+        ended
+    }
+}
+
+impl Life {
+    /// Ends one stage after the other; a rollout's state is durable since its last decision, so the core has nothing to write.
+    pub(super) async fn stop(&self, grace: Duration) -> bool {
+        let deadline = Instant::now() + grace;
+        let mut ended = true;
+        for stage in [&self.edges, &self.core, &self.last] {
+            stage.drain.start();
+            let left = deadline.saturating_duration_since(Instant::now()).max(LEAST);
+            ended &= stage.tasks.join(left).await;
+        }
+        ended
+    }
+}
+
+impl Stage {
+    /// Runs a task without which the program is not whole.
+    pub(super) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(name, OnExit::Shutdown, task);
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        let drain = Drain::new();
+        Self { tasks: Tasks::new(drain.clone()), drain }
     }
 }

@@ -1,7 +1,8 @@
 //! What this node tells its control plane: the list joined with the health of each entry. Pure: the task feeds it lists and
 //! answers and sends what [`Board::report`] returns.
 //!
-//! A workload that is checked but has never answered is withheld for that moment, rather than offered before it listens.
+//! A workload that is checked is told at once and is unhealthy until it has answered well: the control plane programs its Envoy only
+//! once it is told, and nobody may be sent there before that Envoy listens.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,9 +10,9 @@ use std::sync::Arc;
 
 use symbolon_proto::node;
 
-use super::health::Policy;
-use super::health::State;
-use crate::config::{HealthCheck, Workload};
+use super::health::{Policy, State};
+use super::probe::Target;
+use crate::config::Workload;
 
 /// Joins the list with the health of its entries.
 #[derive(Debug, Default)]
@@ -32,14 +33,8 @@ struct Check {
     state: State,
 }
 
-/// What to check. The same target is not checked anew when other fields of its workload change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) address: SocketAddr,
-    pub(super) check: HealthCheck,
-}
-
-/// A run of checks to begin: at once, then every interval, until [`Board::answered`] says that it is over.
+/// A run of checks to begin: at once, then as [`Board::answered`] says, until it says no more. One run is for one target: when other
+/// fields of its workload change, it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Begin {
     pub(super) name: String,
@@ -47,26 +42,35 @@ pub(super) struct Begin {
     pub(super) target: Target,
 }
 
+/// What an answer led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) state: State,
+    /// Whether others are to be told another health than before.
+    pub(super) turned: bool,
+}
+
+// === impl Board ===
+
 impl Board {
     pub(super) fn new(policy: Policy) -> Self {
         Self { policy, ..Self::default() }
     }
 
-    /// Takes a new list; returns the checks to begin. A workload whose target changed keeps what was known of it until the
-    /// new target answers: an edit is no outage.
+    /// Takes a new list; returns the checks to begin.
     pub(super) fn listed(&mut self, list: Arc<[Workload]>) -> Vec<Begin> {
         let mut before = std::mem::take(&mut self.checks);
         let mut begin = Vec::new();
         for workload in list.iter() {
-            let Some(target) = target(workload) else { continue };
-            let known = before.remove(&workload.name);
-            let check = match known {
+            let Some(target) = Target::of(workload) else { continue };
+            let check = match before.remove(&workload.name) {
                 Some(check) if check.target == target => check,
                 known => {
                     self.generation += 1;
                     let (name, generation) = (workload.name.clone(), self.generation);
                     begin.push(Begin { name, generation, target: target.clone() });
-                    Check { target, generation, state: known.map_or(State::Unknown, |check| check.state) }
+                    let state = known.and_then(|known| known.inherited_by(&target)).unwrap_or_default();
+                    Check { target, generation, state }
                 }
             };
             self.checks.insert(workload.name.clone(), check);
@@ -75,26 +79,22 @@ impl Board {
         begin
     }
 
-    /// Takes an answer; whether this run of checks goes on. Returns the old and the new state when others should know.
-    pub(super) fn answered(&mut self, name: &str, generation: u64, well: bool) -> (bool, Option<(State, State)>) {
-        match self.checks.get_mut(name) {
-            Some(check) if check.generation == generation => {
-                let before = check.state;
-                check.state = before.step(well, self.policy);
-                (true, (!before.says_same(check.state)).then_some((before, check.state)))
-            }
-            _ => (false, None),
-        }
+    /// Takes an answer. `None`: that run of checks is over.
+    pub(super) fn answered(&mut self, run: &Begin, well: bool) -> Option<Next> {
+        let check = self.checks.get_mut(&run.name).filter(|check| check.generation == run.generation)?;
+        let before = check.state;
+        check.state = before.step(well, self.policy);
+        Some(Next { state: check.state, turned: before.is_healthy() != check.state.is_healthy() })
     }
 
     /// Whether some workload has not answered yet.
-    pub(super) fn is_withholding(&self) -> bool {
-        self.checks.values().any(|check| check.state == State::Unknown)
+    pub(super) fn is_waiting(&self) -> bool {
+        self.checks.values().any(|check| check.state == State::New)
     }
 
     /// The next report, if it says anything new.
     pub(super) fn report(&mut self) -> Option<Arc<node::Workloads>> {
-        let workloads: Vec<_> = self.list.iter().filter_map(|workload| self.told(workload)).collect();
+        let workloads: Vec<_> = self.list.iter().map(|workload| self.told(workload)).collect();
         if self.said.as_ref() == Some(&workloads) {
             return None;
         }
@@ -113,15 +113,14 @@ impl Board {
         [("unknown", count(Unknown)), ("healthy", count(Healthy)), ("unhealthy", count(Unhealthy))]
     }
 
-    fn told(&self, workload: &Workload) -> Option<node::Workload> {
-        let health = match self.checks.get(&workload.name).map(|check| check.state) {
+    fn told(&self, workload: &Workload) -> node::Workload {
+        let health = match self.checks.get(&workload.name) {
             None => node::workload::Health::Unknown, // nobody checks: the control plane takes it for healthy
-            Some(State::Unknown) => return None,
-            Some(State::Healthy { .. }) => node::workload::Health::Healthy,
-            Some(State::Unhealthy { .. }) => node::workload::Health::Unhealthy,
+            Some(check) if check.state.is_healthy() => node::workload::Health::Healthy,
+            Some(_) => node::workload::Health::Unhealthy,
         };
         let text = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
-        Some(node::Workload {
+        node::Workload {
             name: workload.name.clone(),
             service: workload.service.clone().unwrap_or_default(),
             identity: workload.identity.to_string(),
@@ -131,10 +130,16 @@ impl Board {
             health: health.into(),
             weight: workload.weight,
             outbound: text(workload.outbound),
-        })
+        }
     }
 }
 
-fn target(workload: &Workload) -> Option<Target> {
-    Some(Target { address: workload.address?, check: workload.health.clone()? })
+// === impl Check ===
+
+impl Check {
+    /// What a new target of the same workload begins with. An edit is no outage: who was healthy stays so until the new target
+    /// answers. But another inbound address is another endpoint, at which nobody may be listening yet.
+    fn inherited_by(&self, target: &Target) -> Option<State> {
+        (self.state.is_healthy() && self.target.inbound == target.inbound).then_some(self.state)
+    }
 }

@@ -272,7 +272,10 @@ impl Acts {
         let lasts = Instant::now() + Duration::from_secs(5);
         let board = self.board.clone();
         self.stage.until("the silence has lasted", PATIENCE, || std::future::ready(Instant::now() > lasts)).await?;
-        let (rollout, peers) = (board.facts().rollout.clone().unwrap_or_default(), board.facts().peers.clone());
+        let (rollout, peers) = {
+            let facts = board.facts(); // one guard: a second in the same statement would wait for this one for ever
+            (facts.rollout.clone().unwrap_or_default(), facts.peers.clone())
+        };
         let peer = peers.into_iter().find(|(side, _)| *side == Side::A).map(|(_, peer)| peer.state).unwrap_or_default();
         let mut envoy = Admin::new(self.stage.plan.envoy_admin(&CHECKOUT));
         let mut kept = true;
