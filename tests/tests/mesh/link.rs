@@ -141,13 +141,13 @@ async fn either_side_killed_the_link_resumes_and_changes_flow_on() -> anyhow::Re
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledgements_reach_the_publisher_up_to_programmed() -> anyhow::Result<()> {
     let mut shop = Shop::open(Mesh::builder()).await?;
+    let before = shop.mesh.b().peer().await?.head_seq;
     shop.scale_out().await?;
+    shop.proxy.until("B's endpoint", |held| !held.endpoints("payments.shop.b").is_empty()).await?;
     let b = shop.mesh.b();
-    until("A's proxy has what B said last", async || {
+    until("B hears that A's proxy has it", async || {
         let peer = b.peer().await.ok()?;
-        (peer.head_seq > 0 && peer.programmed_seq == peer.head_seq).then_some(())
+        (peer.head_seq > before && peer.programmed_seq == peer.head_seq).then_some(())
     })
-    .await?;
-    assert_eq!(shop.proxy.held().endpoints("payments.shop.b")[0].1, "127.0.2.1:15006");
-    Ok(())
+    .await
 }
