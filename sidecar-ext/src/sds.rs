@@ -21,7 +21,7 @@ use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Metrics};
 use symbolon_proto::ids::SpiffeId;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::attest::Caller;
@@ -123,13 +123,29 @@ impl<D: Dialect> Open<D> {
                 }
                 request = stream.requests.message() => match request {
                     Ok(Some(request)) => stream.heard(request),
-                    Ok(None) | Err(_) => return None, // Envoy has left
+                    Ok(None) => return None, // Envoy has left
+                    Err(broken) => match stream.malformed(&broken) {
+                        Some(status) => Err(status),
+                        None => return None, // and did not say goodbye
+                    },
                 },
             };
             if let Err(status) = step.and_then(|()| stream.answer()) {
                 return Some((Err(status), None));
             }
         }
+    }
+
+    /// A client that goes away is no refusal; one that does not speak the protocol is.
+    fn malformed(&self, broken: &Status) -> Option<Status> {
+        let status = match broken.code() {
+            Code::OutOfRange => Status::resource_exhausted(broken.message()),
+            Code::Internal | Code::InvalidArgument => Status::invalid_argument(broken.message()),
+            _ => return None,
+        };
+        self.sds.guard.refused("malformed");
+        warn!(why = broken.message(), pid = self.caller.pid(), "a stream of SDS is refused: not a discovery request");
+        Some(status)
     }
 
     fn heard(&mut self, request: D::Request) -> Result<(), Status> {

@@ -16,7 +16,7 @@ use symbolon_kit::supervise::Tasks;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_server::{Node as NodeService, NodeServer};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::identity::{Identity, Minted, Refusal};
@@ -154,6 +154,12 @@ impl Node {
             }
         }
     }
+}
+
+/// A node that goes away in the middle of a stream is no refusal; one that does not speak the protocol is.
+fn malformed(broken: &Status) -> Option<Refused> {
+    let spoke = matches!(broken.code(), Code::Internal | Code::OutOfRange | Code::InvalidArgument);
+    spoke.then(|| Refused::Malformed(broken.message().chars().take(200).flat_map(char::escape_debug).collect()))
 }
 
 fn chain(minted: Minted) -> Vec<bytes::Bytes> {

@@ -221,7 +221,12 @@ impl Engine {
             let status = Status::of(id.0.clone(), id.1.clone(), &rollout.state, &self.parts.policy);
             (id.clone(), Arc::new(status))
         };
-        let active = self.rollouts.iter().filter(|(id, _)| self.facts.knows(id));
+        // By the mesh and not by the facts: what was stored is shown from the start, before the first turn has read any.
+        let federated = |(service, peer): &Id, view: &MeshView| {
+            view.federated.get(service).is_some_and(|peers| peers.contains(peer))
+        };
+        let view = self.parts.view.borrow().clone();
+        let active = self.rollouts.iter().filter(|(id, _)| federated(id, &view));
         let statuses: Statuses = active.map(status).collect();
         for ((service, peer), status) in &statuses {
             let labels = [("service", service.as_str()), ("peer", peer.as_str())];

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::info;
 
-use super::{OUTBOX, Parts, Refused};
+use super::{OUTBOX, Parts, Refused, malformed};
 use crate::model::{ArmCount, ClusterLoad, LoadSample, NodeName, ProxyKey};
 
 /// Bounds of one batch.
@@ -51,8 +51,15 @@ pub(super) fn start(
                 () = parts.drain.cancelled() => return drop(outbox.try_send(Err(Refused::Draining.status()))),
                 () = outbox.closed() => return,
             };
-            let Ok(Some(batch)) = batch else { return };
-            let answer = match take(&parts, &node, batch).await {
+            let taken = match batch {
+                Ok(Some(batch)) => take(&parts, &node, batch).await,
+                Ok(None) => return,
+                Err(broken) => match malformed(&broken) {
+                    Some(refused) => Err(refused),
+                    None => return,
+                },
+            };
+            let answer = match taken {
                 Ok(ack) => Ok(ack),
                 Err(refused) => {
                     refusals.inc(&[("reason", refused.label())]);

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
-use super::{OUTBOX, Parts, Refused};
+use super::{OUTBOX, Parts, Refused, malformed};
 use crate::identity::entries::{Entry, Table};
 use crate::identity::{Identity, bundles};
 use crate::model::NodeName;
@@ -97,7 +97,7 @@ impl Conversation {
                 report = reports.message() => match report {
                     Ok(Some(report)) => self.take(report).await,
                     Ok(None) => Err(Over),
-                    Err(status) => { debug!(node = %self.node, %status, "the node's stream broke"); Err(Over) }
+                    Err(status) => self.broke(&status),
                 },
                 () = replaced.cancelled() => self.end(&Refused::Replaced),
                 () = drain.cancelled() => self.end(&Refused::Draining),
@@ -105,6 +105,16 @@ impl Conversation {
             if outcome.is_err() {
                 info!(node = %self.node, "node disconnected");
                 return;
+            }
+        }
+    }
+
+    fn broke(&self, status: &Status) -> Result<(), Over> {
+        match malformed(status) {
+            Some(refused) => self.end(&refused),
+            None => {
+                debug!(node = %self.node, %status, "the node's stream broke");
+                Err(Over)
             }
         }
     }

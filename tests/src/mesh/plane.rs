@@ -1,0 +1,232 @@
+//! A control plane.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use controlplane::app::{self, Addresses, Running, Seams};
+use serde_json::Value;
+use symbolon_proto::admin as api;
+use symbolon_proto::admin::admin_client::AdminClient;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+use super::node::Node;
+use super::process::Process;
+use super::settings::Settings;
+use super::sidecar::Sidecar;
+use super::{until, wire};
+
+/// A control plane and its folder.
+#[derive(Debug)]
+pub struct Plane {
+    pub settings: Settings,
+    ip: Ipv4Addr,
+    ports: [u16; 3],
+    folder: Arc<TempDir>,
+    process: Process<Running>,
+    addresses: Addresses,
+    admin: AdminClient<Channel>,
+}
+
+impl Plane {
+    pub(super) async fn start(settings: Settings, network: Ipv4Addr) -> anyhow::Result<Self> {
+        let [a, b, c, _] = network.octets();
+        let ip = Ipv4Addr::new(a, b, c, if settings.name == "a" { 1 } else { 2 });
+        // Short, since a socket's path may have 107 bytes.
+        let folder = Arc::new(tempfile::Builder::new().prefix("mesh").tempdir_in("/tmp")?);
+        let (process, addresses) = boot(&settings, &folder, ip, [0; 3]).await?;
+        let ports = [addresses.node.port(), addresses.federation.port(), addresses.http.port()];
+        let admin = AdminClient::new(wire::unix(&addresses.admin));
+        Ok(Self { settings, ip, ports, folder, process, addresses, admin })
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Kills it: no drain, no goodbye.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Starts it again in the same folder, on the same ports.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        let (process, addresses) = boot(&self.settings, &self.folder, self.ip, self.ports).await?;
+        self.admin = AdminClient::new(wire::unix(&addresses.admin));
+        (self.process, self.addresses) = (process, addresses);
+        Ok(())
+    }
+
+    /// Killed and started again.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill().await;
+        self.start_again().await
+    }
+
+    /// Stops it in order. Whether everything ended by itself.
+    pub async fn drain(&mut self) -> bool {
+        self.process.end(|running| running.drain(Duration::from_secs(10))).await
+    }
+
+    pub fn admin(&self) -> AdminClient<Channel> {
+        self.admin.clone()
+    }
+
+    /// What a counter shows under these labels.
+    pub fn counted(&self, name: &str, labels: &[(&'static str, &str)]) -> u64 {
+        self.process.running().metrics().counter(name, "").value(labels)
+    }
+
+    // === what an operator does ===
+
+    /// A join token.
+    ///
+    /// # Errors
+    /// The control plane's refusal.
+    pub async fn token(&self, node: &str) -> anyhow::Result<String> {
+        let asked = api::CreateTokenRequest { node: node.into(), ttl_seconds: 60 };
+        Ok(self.admin().create_token(asked).await?.into_inner().token)
+    }
+
+    /// A registration entry for this process's user; its ID.
+    ///
+    /// # Errors
+    /// The control plane's refusal.
+    pub async fn entry(&self, node: &str, account: &str) -> anyhow::Result<String> {
+        let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(self.folder.path())?);
+        let asked = api::CreateIdentityRequest {
+            spiffe_id: self.settings.id(account),
+            node: node.into(),
+            selectors: vec![format!("unix:uid:{uid}")],
+            ..api::CreateIdentityRequest::default()
+        };
+        Ok(self.admin().create_identity(asked).await?.into_inner().entry_id)
+    }
+
+    /// The own bundle, or another trust domain's.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn bundle(&self, trust_domain: &str) -> anyhow::Result<api::ShowBundleResponse> {
+        let asked = api::ShowBundleRequest { trust_domain: trust_domain.into() };
+        Ok(self.admin().show_bundle(asked).await?.into_inner())
+    }
+
+    /// Its only peer.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn peer(&self) -> anyhow::Result<api::Peer> {
+        let mut peers = self.admin().list_peers(api::ListPeersRequest {}).await?.into_inner().peers;
+        peers.pop().context("no peer")
+    }
+
+    /// Returns when the peer is in this state.
+    ///
+    /// # Errors
+    /// If it never is.
+    pub async fn peer_is(&self, state: &str) -> anyhow::Result<()> {
+        let what = format!("{}: the peer is {state}", self.settings.name);
+        until(&what, async || (self.peer().await.ok()?.state == state).then_some(())).await
+    }
+
+    /// All services, ours and the peer's.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn services(&self) -> anyhow::Result<Vec<api::Service>> {
+        Ok(self.admin().list_services(api::ListServicesRequest::default()).await?.into_inner().services)
+    }
+
+    /// Addresses of the endpoints imported for `service`, in order.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn imported(&self, service: &str) -> anyhow::Result<Vec<String>> {
+        let all = self.services().await?.into_iter();
+        let theirs = all.filter(|one| !one.peer.is_empty() && one.name == service);
+        let mut found: Vec<_> = theirs.flat_map(|one| one.endpoints).map(|endpoint| endpoint.address).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Returns when exactly these are imported.
+    ///
+    /// # Errors
+    /// If they never are.
+    pub async fn imports(&self, service: &str, wanted: &[&str]) -> anyhow::Result<()> {
+        let what = format!("{} imports {wanted:?} of {service}", self.settings.name);
+        until(&what, async || (self.imported(service).await.ok()? == wanted).then_some(())).await
+    }
+
+    /// The rollout of payments.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn rollout(&self) -> anyhow::Result<api::Rollout> {
+        let all = self.admin().list_rollouts(api::ListRolloutsRequest {}).await?.into_inner().rollouts;
+        all.into_iter().find(|one| one.service == "payments.shop").context("no rollout")
+    }
+
+    /// Returns when the rollout is as wanted.
+    ///
+    /// # Errors
+    /// If it never is; says how it is instead.
+    pub async fn rollout_is(&self, what: &str, is: impl Fn(&api::Rollout) -> bool) -> anyhow::Result<api::Rollout> {
+        let mut last = None;
+        let found = until(what, async || {
+            let now = self.rollout().await.ok()?;
+            let good = is(&now);
+            last = Some(now);
+            good.then(|| last.clone()).flatten()
+        });
+        found.await.with_context(|| format!("{last:#?}"))
+    }
+
+    // === who comes to it ===
+
+    /// A node as its sidecar would be, attested.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn node(&self, name: &str) -> anyhow::Result<Node> {
+        Node::attested(self, name).await
+    }
+
+    /// A sidecar with its first token, ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn sidecar(&self, node: &str, workloads: Value) -> anyhow::Result<Sidecar> {
+        Sidecar::start(self, node, workloads).await
+    }
+}
+
+async fn boot(
+    settings: &Settings,
+    folder: &Arc<TempDir>,
+    ip: Ipv4Addr,
+    ports: [u16; 3],
+) -> anyhow::Result<(Process<Running>, Addresses)> {
+    let file = folder.path().join("symbolon.yaml");
+    std::fs::write(&file, settings.file(folder.path(), ip, ports).to_string())?;
+    let mut config = app::config::load(&file, [])?;
+    (settings.tweak)(&mut config);
+    let boot = async move { Ok(Box::pin(app::build(config, Seams::seeded(7))).await?.spawn()) };
+    let process = Process::start(settings.name, boot).await?;
+    let addresses = process.running().addresses().clone();
+    Ok((process, addresses))
+}
