@@ -83,6 +83,10 @@ impl Stage {
     /// If the folder cannot be used, another run uses it, or it holds what no run has written.
     pub fn new(plan: Plan, programs: Programs) -> anyhow::Result<Self> {
         let folder = Folder::take(&plan.dir)?;
+        // Whoever has it would answer in place of ours that it is ready.
+        let address = plan.address(Side::A, 1, 8080);
+        std::net::TcpListener::bind(address)
+            .with_context(|| format!("{address} cannot be bound; does another demo run? Choose another --network"))?;
         let processes = Processes::new(&plan.dir)?;
         folder.empty()?;
         Ok(Self { plan, programs, processes, nodes: BTreeMap::new(), _folder: folder })
