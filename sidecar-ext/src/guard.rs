@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use symbolon_kit::metrics::Counter;
+use symbolon_kit::seldom::Seldom;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
+use tracing::warn;
 
 use crate::attest::Caller;
 
@@ -20,6 +22,7 @@ pub const STREAMS_PER_UID: usize = 1024;
 pub struct Guard {
     quota: Quota,
     refused: Counter,
+    said: Seldom,
 }
 
 /// How many of something each user has.
@@ -38,7 +41,7 @@ pub struct Share {
 
 impl Guard {
     pub fn new(streams_per_uid: usize, refused: Counter) -> Self {
-        Self { quota: Quota::new(streams_per_uid), refused }
+        Self { quota: Quota::new(streams_per_uid), refused, said: Seldom::default() }
     }
 
     /// The caller of a request that may go on.
@@ -46,11 +49,11 @@ impl Guard {
     /// # Errors
     /// `InvalidArgument` without the header (E-3), `PermissionDenied` for a caller that is nobody.
     pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        check_header(request.metadata()).inspect_err(|_| self.refused.inc(&[("reason", "header")]))?;
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| Status::internal("a connection without a caller"))?;
+        check_header(request.metadata()).inspect_err(|_| self.refused("header", &caller))?;
         if let Err(why) = caller.selectors() {
-            self.refused.inc(&[("reason", why.label())]);
+            self.refused(why.label(), &caller);
             return Err(Status::permission_denied(why.to_string()));
         }
         Ok(caller)
@@ -62,14 +65,17 @@ impl Guard {
     /// `ResourceExhausted` if its user has too many.
     pub fn stream(&self, caller: &Caller) -> Result<Share, Status> {
         self.quota.take(caller.uid()).ok_or_else(|| {
-            self.refused.inc(&[("reason", "quota")]);
+            self.refused("quota", caller);
             Status::resource_exhausted(format!("uid {} has {} streams open: close some", caller.uid(), self.quota.most))
         })
     }
 
-    /// Counts a refusal made elsewhere.
-    pub fn refused(&self, reason: &'static str) {
+    /// Counts a refusal, and logs one of each kind now and then.
+    pub fn refused(&self, reason: &'static str, caller: &Caller) {
         self.refused.inc(&[("reason", reason)]);
+        if let Some(left_out) = self.said.ask(reason) {
+            warn!(reason, pid = caller.pid(), uid = caller.uid(), left_out, "a caller of the agent socket was refused");
+        }
     }
 }
 

@@ -19,10 +19,11 @@ use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server
 use futures::Stream;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Metrics};
+use symbolon_kit::seldom::Seldom;
 use symbolon_proto::ids::SpiffeId;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::attest::Caller;
 use crate::guard::{Guard, Share};
@@ -42,6 +43,7 @@ pub struct Sds {
     guard: Guard,
     acks: Acks,
     counts: Counts,
+    said: Seldom,
     drain: Drain,
 }
 
@@ -72,7 +74,8 @@ impl Sds {
         counts: Counts,
         drain: Drain,
     ) -> SecretDiscoveryServiceServer<Self> {
-        SecretDiscoveryServiceServer::new(Self { view, guard, acks, counts, drain }).max_decoding_message_size(1 << 20)
+        SecretDiscoveryServiceServer::new(Self { view, guard, acks, counts, said: Seldom::default(), drain })
+            .max_decoding_message_size(1 << 20)
     }
 
     fn stream<D: Dialect>(
@@ -143,8 +146,7 @@ impl<D: Dialect> Open<D> {
             Code::Internal | Code::InvalidArgument => Status::invalid_argument(broken.message()),
             _ => return None,
         };
-        self.sds.guard.refused("malformed");
-        warn!(why = broken.message(), pid = self.caller.pid(), "a stream of SDS is refused: not a discovery request");
+        self.sds.guard.refused("malformed", &self.caller);
         Some(status)
     }
 
@@ -181,12 +183,14 @@ impl<D: Dialect> Open<D> {
     fn answer(&mut self) -> Result<(), Status> {
         let view = self.view.borrow_and_update().clone();
         let selectors = self.caller.selectors().map_err(|why| Status::permission_denied(why.to_string()))?;
-        let (denied, pid) = (&self.sds.counts.denied, self.caller.pid());
+        let (denied, said, pid) = (&self.sds.counts.denied, &self.sds.said, self.caller.pid());
         let owed = self.session.owed(
             |name| secret::find(&view, selectors, name),
             |name, why| {
                 denied.inc(&[("reason", why)]);
-                debug!(name, why, pid, "a secret is not given");
+                if let Some(left_out) = said.ask(why) {
+                    warn!(name, why, pid, left_out, "a secret is not given");
+                }
             },
         );
         self.ready.extend(owed);

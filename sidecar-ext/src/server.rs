@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
+use symbolon_kit::seldom::Seldom;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -64,7 +65,7 @@ async fn accept(
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Arc::new(Semaphore::new(ATTESTATIONS));
-    let quota = Quota::new(CONNECTIONS_PER_UID);
+    let (quota, said) = (Quota::new(CONNECTIONS_PER_UID), Seldom::default());
     let mut attesting = JoinSet::new(); // aborted when this future is dropped
     loop {
         while attesting.try_join_next().is_some() {}
@@ -81,12 +82,18 @@ async fn accept(
             Ok(peer) => peer,
             Err(why) => {
                 refused.inc(&[("reason", "no_peer")]);
-                debug!(%why, "a caller that the kernel cannot name (Linux 6.5 or newer can, unless it has exited)");
+                if let Some(left_out) = said.ask("no_peer") {
+                    let hint = "Linux 6.5 or newer can, unless it has exited";
+                    warn!(%why, left_out, hint, "a caller that the kernel cannot name was turned away");
+                }
                 continue;
             }
         };
         let Some(share) = quota.take(peer.uid) else {
             refused.inc(&[("reason", "connections")]);
+            if let Some(left_out) = said.ask("connections") {
+                warn!(uid = peer.uid, pid = peer.pid, left_out, "a user has too many connections; one was closed");
+            }
             continue; // closed
         };
         let (attestor, places, ready) = (attestor.clone(), places.clone(), ready.clone());

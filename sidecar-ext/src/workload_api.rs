@@ -45,7 +45,8 @@ impl WorkloadApi {
         let caller = self.guard.caller(request)?;
         let share = self.guard.stream(&caller)?;
         let mut view = self.view.clone();
-        let first = answer(&view.borrow_and_update(), &caller).inspect_err(|_| self.guard.refused("no_identity"))?;
+        let first =
+            answer(&view.borrow_and_update(), &caller).inspect_err(|_| self.guard.refused("no_identity", &caller))?;
         let state =
             Streaming { view, caller, answer, sent: None, next: Some(first), drain: self.drain.clone(), _share: share };
         Ok(Response::new(Box::pin(futures::stream::unfold(Some(state), Streaming::next))))

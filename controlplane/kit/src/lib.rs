@@ -1,6 +1,6 @@
 //! What both programs need to run, and nothing about meshes: time ([`clock`], [`backoff`]), the life of a process ([`supervise`],
-//! [`drain`], [`readiness`]), its configuration, files and metrics ([`config`], [`files`], [`metrics`], [`ops`]), words and bytes as
-//! people read them ([`text`], [`octets`]), and SPIFFE on the wire: key material and verification ([`spiffe`]), mutual TLS over it
+//! [`drain`], [`readiness`]), its configuration, files and metrics ([`config`], [`files`], [`metrics`], [`ops`]), what it says and how
+//! often ([`seldom`], [`text`], [`octets`]), and SPIFFE on the wire: key material and verification ([`spiffe`]), mutual TLS over it
 //! ([`tls`]), gRPC over that ([`net`]).
 
 pub mod backoff;
@@ -13,6 +13,7 @@ pub mod net;
 pub mod octets;
 pub mod ops;
 pub mod readiness;
+pub mod seldom;
 pub mod spiffe;
 pub mod supervise;
 pub mod text;

@@ -1,6 +1,8 @@
 //! No naked `tokio::spawn`: every task has a name and an answer to what its end means.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ pub struct Tasks {
     tracker: TaskTracker,
     drain: crate::drain::Drain,
     fatal: watch::Sender<Option<&'static str>>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Default for Tasks {
@@ -33,7 +36,7 @@ impl Default for Tasks {
 impl Tasks {
     /// `drain` tells a core task's proper end from an untimely one.
     pub fn new(drain: crate::drain::Drain) -> Self {
-        Self { tracker: TaskTracker::new(), drain, fatal: watch::Sender::new(None) }
+        Self { tracker: TaskTracker::new(), drain, fatal: watch::Sender::new(None), stopping: Arc::default() }
     }
 
     /// Runs `task` until it ends.
@@ -41,18 +44,23 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (drain, fatal) = (self.drain.clone(), self.fatal.clone());
+        let (drain, fatal, stopping) = (self.drain.clone(), self.fatal.clone(), self.stopping.clone());
         let running = tokio::spawn(task);
         self.tracker.spawn(async move {
             let ended = running.await;
             if let Err(panic) = &ended {
                 error!(task = name, %panic, "task panicked");
             }
-            if on_exit == OnExit::Shutdown && !drain.is_draining() {
+            if on_exit == OnExit::Shutdown && !drain.is_draining() && !stopping.load(Ordering::Relaxed) {
                 error!(task = name, "a core task ended; stopping");
                 fatal.send_replace(Some(name));
             }
         });
+    }
+
+    /// From now on no end is untimely: in a program that stops in stages, what served an earlier stage may end with it.
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Returns the name of a core task once one has ended before the drain began.
@@ -72,5 +80,23 @@ impl Tasks {
             warn!(left = self.tracker.len(), "tasks still running at the end of the grace");
         }
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_core_task_is_fatal_unless_the_program_stops() {
+        let tasks = Tasks::default();
+        tasks.spawn("early", OnExit::Shutdown, async {});
+        assert_eq!(tasks.fatal().await, "early");
+
+        let tasks = Tasks::default();
+        tasks.stopping();
+        tasks.spawn("late", OnExit::Shutdown, async {});
+        assert!(tasks.join(Duration::from_secs(5)).await);
+        assert_eq!(*tasks.fatal.borrow(), None);
     }
 }

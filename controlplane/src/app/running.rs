@@ -115,7 +115,9 @@ impl Life {
     pub(super) async fn stop(&self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
         let mut ended = true;
-        for stage in [&self.edges, &self.core, &self.last] {
+        let stages = [&self.edges, &self.core, &self.last];
+        stages.iter().for_each(|stage| stage.tasks.stopping());
+        for stage in stages {
             stage.drain.start();
             let left = deadline.saturating_duration_since(Instant::now()).max(LEAST);
             ended &= stage.tasks.join(left).await;

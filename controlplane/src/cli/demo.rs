@@ -4,6 +4,7 @@
 pub mod acts;
 pub mod board;
 pub mod envoy;
+pub mod folder;
 pub mod ledger;
 pub mod observe;
 pub mod page;
@@ -311,17 +312,19 @@ fn steps(facts: &board::Facts) -> (Vec<StepResult>, Vec<Vec<u32>>) {
     (results, wanted)
 }
 
+/// Ctrl-C, the word to end, or a terminal that was closed: whichever it is, nothing may be left running.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
+    let heard = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
             Err(_) => std::future::pending().await,
         }
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+        () = heard(SignalKind::interrupt()) => {}
+        () = heard(SignalKind::terminate()) => {}
+        () = heard(SignalKind::hangup()) => {}
     }
 }
 

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use symbolon_kit::config::duration;
 use symbolon_proto::admin as wire;
 
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{self, Output, Table};
-use super::token::seconds;
+use super::token::{lifetime, seconds};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -38,7 +37,7 @@ pub struct Create {
     #[arg(long = "selector", required = true, value_name = "KIND:NAME:VALUE")]
     selectors: Vec<String>,
     /// Lifetime of its SVIDs; the control plane's default if left out
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, value_parser = lifetime, value_name = "DURATION")]
     ttl: Option<Duration>,
     /// A DNS name that its SVIDs carry beside the SPIFFE ID
     #[arg(long = "dns", value_name = "NAME")]

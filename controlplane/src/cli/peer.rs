@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use symbolon_kit::config::duration;
 use symbolon_kit::text::printable;
 use symbolon_proto::admin as wire;
 
 use super::client::Client;
 use super::failure::{BAD_INPUT, FAILED, Failure};
 use super::output::{self, Format, Output, Table};
-use super::token::seconds;
+use super::token::{lifetime, seconds};
 
 /// A token is base64 of a few hundred bytes.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
@@ -38,7 +37,7 @@ pub struct Invite {
     /// The peer's name in our configuration
     peer: String,
     /// How long it can be redeemed
-    #[arg(long, default_value = "10m", value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, default_value = "10m", value_parser = lifetime, value_name = "DURATION")]
     ttl: Duration,
     #[command(flatten)]
     output: Output,

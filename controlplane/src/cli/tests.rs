@@ -34,6 +34,18 @@ fn usage_errors_end_with_64_and_help_with_0() {
     assert_eq!(parsed("symbolon frobnicate").err(), Some(failure::USAGE));
     assert_eq!(parsed("symbolon token create").err(), Some(failure::USAGE));
     assert_eq!(parsed("symbolon token create --node x --ttl soon").err(), Some(failure::USAGE));
+    // 0 in a message means the default: what was meant to be short would last ten minutes.
+    for ttl in ["0s", "500ms", "1s500ms"] {
+        for command in
+            ["token create --node x", "peer invite b", "identity create spiffe://a/x --node n --selector unix:uid:1"]
+        {
+            assert_eq!(
+                parsed(&format!("symbolon {command} --ttl {ttl}")).err(),
+                Some(failure::USAGE),
+                "{command} {ttl}"
+            );
+        }
+    }
     assert_eq!(parsed("symbolon --help").err(), Some(0));
     assert_eq!(parsed("symbolon rollout get --help").err(), Some(0));
 }

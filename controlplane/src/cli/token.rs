@@ -28,7 +28,7 @@ pub struct Create {
     #[arg(long, value_name = "NAME")]
     node: String,
     /// How long it can be used
-    #[arg(long, default_value = "10m", value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, default_value = "10m", value_parser = lifetime, value_name = "DURATION")]
     ttl: Duration,
     #[command(flatten)]
     output: Output,
@@ -50,6 +50,16 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Failure
     output::print(options.output.format, &token, |token| {
         format!("Token:    {}\nIdentity: {}\nExpires:  {}\n", token.token, token.spiffe_id, token.expires_at)
     })
+}
+
+/// A lifetime as an operator writes it: messages carry whole seconds, and 0 there means the default.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration::parse(text)?;
+    if lifetime.subsec_nanos() == 0 && !lifetime.is_zero() {
+        Ok(lifetime)
+    } else {
+        Err("a lifetime is whole seconds, at least one".into())
+    }
 }
 
 /// Whole seconds as messages carry them.

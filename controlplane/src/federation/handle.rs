@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use symbolon_proto::ids::TrustDomain;
+use tracing::warn;
 
 use super::invite::{self, Invited, Refusal};
 use super::persist::Role;
@@ -59,7 +60,10 @@ impl Handle {
     /// # Errors
     /// A [`Refusal`] that says what to do; nothing is kept then.
     pub async fn accept(&self, peer: &PeerName, token: &str) -> Result<Status, Refusal> {
-        invite::accept(&self.0, peer, token).await?;
+        invite::accept(&self.0, peer, token).await.inspect_err(|refusal| {
+            self.0.context.counters.refused.inc(&[("peer", ""), ("reason", refusal.label())]);
+            warn!(%peer, %refusal, "a token was not redeemed");
+        })?;
         self.peer(peer).ok_or_else(|| Refusal::UnknownPeer(peer.clone()))
     }
 

@@ -274,13 +274,31 @@ impl Grants {
         addresses: &[String],
     ) -> Result<Self, GrantError> {
         let prefix = format!("spiffe://{trust_domain}/");
-        if let Some(bad) = identities.iter().find(|pattern| !pattern.starts_with(&prefix)) {
+        let good = |pattern: &String| pattern.strip_prefix(&prefix).is_some_and(is_pattern);
+        if let Some(bad) = identities.iter().find(|pattern| !good(pattern)) {
             return Err(GrantError::Identity(bad.clone(), trust_domain.clone()));
         }
         let names = names.iter().map(|name| NamePattern::parse(name)).collect::<Result<_, _>>()?;
         let addresses = addresses.iter().map(|range| range.parse()).collect::<Result<_, _>>()?;
         Ok(Self { identities: identities.to_vec(), names, addresses })
     }
+}
+
+/// Whether a pattern's path can match anything: segments of an ID, `*`, and `**` as the last. Another would grant nothing, silently.
+fn is_pattern(path: &str) -> bool {
+    let mut segments = path.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let literal = || format!("spiffe://any.example/{segment}").parse::<SpiffeId>().is_ok();
+        let good = match segment {
+            "*" => true,
+            "**" => segments.peek().is_none(),
+            _ => literal(),
+        };
+        if !good {
+            return false;
+        }
+    }
+    true
 }
 
 impl NamePattern {

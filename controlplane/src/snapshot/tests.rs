@@ -361,7 +361,22 @@ fn clusters_neither_eject_for_errors_nor_limit_retries_nor_outlive_an_svid() {
     assert_eq!(cluster.common_lb_config.unwrap().healthy_panic_threshold.unwrap().value.to_bits(), 0);
     let options: http::HttpProtocolOptions = unpack(cluster.typed_extension_protocol_options.values().next().unwrap());
     let lifetime = options.common_http_protocol_options.unwrap().max_connection_duration.unwrap();
-    assert_eq!(lifetime.seconds, 30, "half of the SVID's 60 s");
+    assert_eq!(lifetime.seconds, 24, "not more than half of the SVID's 60 s");
+}
+
+/// Whenever it began: a connection that the last moment of an SVID's service opened ends before that SVID does.
+#[test]
+fn no_connection_outlives_the_svid_that_it_began_with() {
+    use rand::SeedableRng as _;
+    use symbolon_kit::spiffe::renewal::renew_at;
+    let issued = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    for ttl in [10, 60, 600, 3_600, 86_400].map(Duration::from_secs) {
+        let (from, to) = (issued - Duration::from_secs(10), issued + ttl); // dated back for clocks that are behind
+        let latest = (0..1_000).map(|_| renew_at(from, to, &mut rng)).max().unwrap();
+        let config = Config { trust_domain: "a.example".parse().unwrap(), svid_ttl: ttl };
+        assert!(latest + config.connection_lifetime() < to, "{ttl:?}");
+    }
 }
 
 // === routes ===

@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::guarded::{Ended, Guarded, outlived};
 use super::{Limits, PeerIdentity};
 use crate::drain::Drain;
 use crate::metrics::Counter;
+use crate::seldom::Seldom;
 use crate::spiffe::verify::Usage;
 use crate::tls::{self, Identity};
 
@@ -45,6 +46,7 @@ struct Listener {
     acceptor: TlsAcceptor,
     timeout: Duration,
     refused: Counter,
+    said: Seldom,
     /// Ends every connection.
     stop: CancellationToken,
 }
@@ -62,6 +64,7 @@ pub(super) async fn serve(
         identity,
         timeout: limits.handshake_timeout,
         refused,
+        said: Seldom::default(),
         stop: CancellationToken::new(),
     };
     let (accepted, incoming) = mpsc::channel(64);
@@ -115,7 +118,7 @@ async fn accept(
         };
         // Refused at once rather than left waiting, so that a client with other addresses goes there.
         let Ok(slot) = connections.clone().try_acquire_owned() else {
-            shared.refused.inc(&[("reason", "too_many_connections")]);
+            shared.refuse(address, "too_many_connections", &format_args!("{} are open", limits.connections));
             continue;
         };
         let (shared, accepted) = (shared.clone(), accepted.clone());
@@ -130,11 +133,18 @@ async fn accept(
 }
 
 impl Listener {
+    /// Counts every refusal and logs one of each kind now and then.
+    fn refuse(&self, address: SocketAddr, reason: &'static str, why: &dyn std::fmt::Display) {
+        self.refused.inc(&[("reason", reason)]);
+        if let Some(left_out) = self.said.ask(reason) {
+            warn!(%address, reason, %why, left_out, "a connection was refused");
+        }
+    }
+
     /// `None`: refused, counted and logged.
     async fn handshake(self, socket: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) -> Option<Stream> {
-        let refused = |reason: &str, error: &dyn std::fmt::Display| {
-            self.refused.inc(&[("reason", reason)]);
-            debug!(%address, reason, %error, "handshake refused");
+        let refused = |reason, error: &dyn std::fmt::Display| {
+            self.refuse(address, reason, error);
             None
         };
         let _ = socket.set_nodelay(true); // slower, not wrong, without it

@@ -23,7 +23,7 @@ use super::{Fault, Sabotage, observe};
 const ROUNDS: usize = 100;
 /// Longer than a ramp of the demo takes.
 const RAMP: Duration = Duration::from_secs(75);
-/// From the start of a workload: half of 60 s and its jitter, half again until its connections end, and some room.
+/// From the start of a workload: half of 60 s and its jitter, two fifths until its connections end, and some room.
 const ROTATION: Duration = Duration::from_secs(75);
 /// Between two looks at A's Envoy while a change is on its way.
 const PROPAGATION_LOOK: Duration = Duration::from_millis(2);

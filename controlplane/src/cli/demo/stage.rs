@@ -24,6 +24,7 @@ use tonic::transport::Channel;
 use crate::identity::profile;
 
 use super::envoy::{Admin, Http};
+use super::folder::Folder;
 use super::plan::{Node, Plan, Side};
 use super::processes::{Launch, Processes};
 
@@ -50,6 +51,7 @@ pub struct Stage {
     pub processes: Processes,
     /// The nodes that run, by label.
     pub nodes: BTreeMap<String, Node>,
+    _folder: Folder,
 }
 
 impl Programs {
@@ -78,13 +80,16 @@ impl Stage {
     /// An empty stage in the plan's folder, which is emptied first.
     ///
     /// # Errors
-    /// If the folder cannot be used.
+    /// If the folder cannot be used, another run uses it, or it holds what no run has written.
     pub fn new(plan: Plan, programs: Programs) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&plan.dir).with_context(|| format!("make {}", plan.dir.display()))?;
+        let folder = Folder::take(&plan.dir)?;
+        // Whoever has it would answer in place of ours that it is ready.
+        let address = plan.address(Side::A, 1, 8080);
+        std::net::TcpListener::bind(address)
+            .with_context(|| format!("{address} cannot be bound; does another demo run? Choose another --network"))?;
         let processes = Processes::new(&plan.dir)?;
-        std::fs::remove_dir_all(&plan.dir).with_context(|| format!("empty {}", plan.dir.display()))?;
-        std::fs::create_dir_all(&plan.dir).with_context(|| format!("make {}", plan.dir.display()))?;
-        Ok(Self { plan, programs, processes, nodes: BTreeMap::new() })
+        folder.empty()?;
+        Ok(Self { plan, programs, processes, nodes: BTreeMap::new(), _folder: folder })
     }
 
     /// Returns when `condition` holds.

@@ -135,6 +135,11 @@ fn grants_are_parsed_strictly() {
     };
     assert!(parse(&["spiffe://b.example/ns/*/sa/*"], &["*.shop", "a.b"], &["10.0.0.0/8"]).is_ok());
     assert!(matches!(parse(&["spiffe://c.example/x"], &[], &[]), Err(GrantError::Identity(..))));
+    assert!(parse(&["spiffe://b.example/**", "spiffe://b.example/*/**", "spiffe://b.example/a"], &[], &[]).is_ok());
+    for path in ["", "a/", "a//b", "../x", "**/x", "a*", "a/**/b", "a b", "x?"] {
+        let bad = parse(&[&format!("spiffe://b.example/{path}")], &[], &[]);
+        assert!(matches!(bad, Err(GrantError::Identity(..))), "{path}");
+    }
     assert!(matches!(parse(&["spiffe://b.example.evil/x"], &[], &[]), Err(GrantError::Identity(..))));
     for name in ["*", "*.*", "shop", "*.a.b", "Pay.shop"] {
         assert!(matches!(parse(&[], &[name], &[]), Err(GrantError::Name(_))), "{name}");

@@ -83,6 +83,8 @@ async fn bad_141_to_144_tokens_that_are_no_good() {
     for nonsense in ["", "x", "\0", "токен", "AAAA", &"A".repeat(1024 * 1024)] {
         let refused = a.handle.accept(&name("b"), nonsense).await.expect_err("no token");
         assert_eq!(refused.label(), "malformed_token");
+        let counted = a.metrics.counter("symbolon_federation_refused", "");
+        assert!(counted.value(&[("peer", ""), ("reason", "malformed_token")]) > 0);
     }
     let unknown = a.handle.invite(&name("zzz"), HOUR).await.expect_err("no such peer");
     assert_eq!(unknown.label(), "unknown_peer");
