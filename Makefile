@@ -10,7 +10,6 @@ demo: build ## two clusters, real Envoys, one ramp, on this machine (HEADLESS=1:
 
 test: tools ## everything that must pass, with the minutes of each suite (SUITES="unit demo": only these)
 	@tests/tools/prerequisites go node
-	@tests/tools/install cargo-deny spiffe
 	@cargo fetch --locked --quiet
 	@tests/tools/suites $(SUITES)
 
@@ -22,7 +21,7 @@ check: ## the quick loop: format, lints, unit tests
 
 tools: ## the pinned tools and peers, into target/tools
 	@tests/tools/prerequisites cargo python3 cc
-	@tests/tools/install envoy
+	@tests/tools/install envoy cargo-deny spiffe
 
 build: tools ## the programs, as demo, scenarios and tests use them
 	cargo build --locked --workspace --all-targets

@@ -113,7 +113,7 @@ impl Identity {
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
-            entries: entries::Entries::load(config.trust_domain, store.clone()).await?,
+            entries: entries::Entries::load(config.trust_domain, config.svid_ttl, store.clone()).await?,
             tokens: tokens::Tokens::new(store, clock),
             bundles,
             svid_ttl: config.svid_ttl,

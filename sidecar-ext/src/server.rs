@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
+use symbolon_kit::net::{Opening, Protocol};
 use symbolon_kit::seldom::Seldom;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -66,6 +67,7 @@ async fn accept(
 ) {
     let places = Arc::new(Semaphore::new(ATTESTATIONS));
     let (quota, said) = (Quota::new(CONNECTIONS_PER_UID), Seldom::default());
+    let opening = Opening::new(Protocol::Http2, "Unix socket", refused.clone());
     let mut attesting = JoinSet::new(); // aborted when this future is dropped
     loop {
         while attesting.try_join_next().is_some() {}
@@ -96,10 +98,11 @@ async fn accept(
             }
             continue; // closed
         };
-        let (attestor, places, ready) = (attestor.clone(), places.clone(), ready.clone());
+        let (attestor, places, ready, opening) = (attestor.clone(), places.clone(), ready.clone(), opening.clone());
         attesting.spawn(async move {
             let caller = attest(peer, attestor, &places).await;
-            let connection = Connection { stream, scrub: authority::Scrub::default(), caller, _share: share };
+            let scrub = authority::Scrub::default();
+            let connection = Connection { stream, opening, scrub, caller, _share: share };
             let _ = ready.send(Ok(connection)).await; // the server is gone: so is the connection
         });
     }
@@ -128,6 +131,7 @@ async fn attest(peer: Peer, attestor: Attestor, places: &Arc<Semaphore>) -> Call
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
+    opening: Opening,
     scrub: authority::Scrub,
     caller: Caller,
     _share: Share,
@@ -145,6 +149,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.opening.pass(&buf.filled()[before..]);
         self.scrub.pass(&mut buf.filled_mut()[before..]);
         read
     }

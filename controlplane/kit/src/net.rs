@@ -5,12 +5,15 @@
 mod connect;
 mod guarded;
 mod listen;
+mod opening;
 
 use std::net::SocketAddr;
 
 use symbolon_proto::ids::SpiffeId;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
+
+pub use opening::{Opening, Protocol};
 
 use crate::drain::Drain;
 use crate::metrics::Counter;

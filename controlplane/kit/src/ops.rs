@@ -1,16 +1,24 @@
 //! `/livez`, `/readyz`, `/metrics` over plain HTTP.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use crate::drain::Drain;
 use crate::metrics::Metrics;
+use crate::net::{Opening, Protocol};
 use crate::readiness::Readiness;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,6 +32,8 @@ struct Ops {
 
 /// Serves until drained. `/readyz` answers 503 with the pending names while something is awaited or the drain has begun.
 pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics, drain: Drain) {
+    let refused = metrics.counter("symbolon_ops_refusals", "Connections to the operations port refused, by reason");
+    let listener = Watched { listener, opening: Opening::new(Protocol::Http1, "operations port", refused) };
     let ops = Ops { readiness, metrics, drain: drain.clone() };
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -45,6 +55,54 @@ async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
         (StatusCode::OK, "ok\n".to_owned())
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", ")))
+    }
+}
+
+/// The listener, with an eye on how its connections begin.
+struct Watched {
+    listener: TcpListener,
+    opening: Opening,
+}
+
+struct Connection {
+    stream: TcpStream,
+    opening: Opening,
+}
+
+impl Listener for Watched {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        (Connection { stream, opening: self.opening.clone() }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.opening.pass(&buf.filled()[before..]);
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -81,6 +139,12 @@ mod tests {
         for path in ["/debug", "/debug/pprof", "/shutdown", "/quitquitquit"] {
             assert!(ask(address, path).await.starts_with("HTTP/1.1 404"), "bad_162: {path}");
         }
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        stranger.write_all(b"\x16\x03\x01\x02\x00garbage\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        stranger.read_to_end(&mut answer).await.unwrap();
+        let counted = ask(address, "/metrics").await;
+        assert!(counted.contains(r#"symbolon_ops_refusals_total{reason="not_http"} 1"#), "{counted}");
         drain.start();
         serving.await.unwrap();
     }

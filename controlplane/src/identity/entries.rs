@@ -40,6 +40,8 @@ pub type Table = BTreeMap<Arc<str>, Arc<Entry>>;
 #[derive(Clone, Debug)]
 pub struct Entries {
     trust_domain: TrustDomain,
+    /// Proxies end their connections by this TTL; a shorter one would let traffic run on an expired SVID.
+    shortest: Duration,
     store: SharedStore,
     table: Arc<watch::Sender<Arc<Table>>>,
     /// One writer at a time, so that the table never shows an order that the store does not have.
@@ -69,6 +71,11 @@ pub enum Refused {
     DnsName(String),
     #[error("the TTL must be from {} to {} seconds", TTL.start(), TTL.end())]
     Ttl,
+    #[error(
+        "the TTL must be at least identity.svidTtl, {} s: proxies end their connections by that one, and none may outlive its \
+         certificate. Lower svidTtl instead", .0.as_secs()
+    )]
+    ShorterThanConnections(Duration),
     #[error("the same identity, node and selectors are registered already, as {0}")]
     Exists(Arc<str>),
     #[error(transparent)]
@@ -86,7 +93,11 @@ struct Record {
 }
 
 impl Entries {
-    pub(super) async fn load(trust_domain: TrustDomain, store: SharedStore) -> Result<Self, store::Error> {
+    pub(super) async fn load(
+        trust_domain: TrustDomain,
+        shortest: Duration,
+        store: SharedStore,
+    ) -> Result<Self, store::Error> {
         let mut table = Table::new();
         for stored in store.range(keys::entries()).await?.0 {
             let record: Record = codec::decode("entry", &stored.value)?;
@@ -96,7 +107,7 @@ impl Entries {
             }
         }
         let table = Arc::new(watch::Sender::new(Arc::new(table)));
-        Ok(Self { trust_domain, store, table, writing: Arc::default() })
+        Ok(Self { trust_domain, shortest, store, table, writing: Arc::default() })
     }
 
     /// All entries, now.
@@ -120,6 +131,9 @@ impl Entries {
     /// A [`Refused`] that says what to change.
     pub async fn create(&self, entry: New) -> Result<Arc<Entry>, Refused> {
         let entry = entry.check(&self.trust_domain)?;
+        if entry.ttl.is_some_and(|ttl| ttl < self.shortest) {
+            return Err(Refused::ShorterThanConnections(self.shortest));
+        }
         let _writing = self.writing.lock().await;
         let same = |known: &&Arc<Entry>| {
             known.spiffe_id == entry.spiffe_id && known.node == entry.node && known.selectors == entry.selectors

@@ -29,6 +29,8 @@ async fn remote_envoys_killed() -> anyhow::Result<()> {
         scenario.acts.stage.processes.kill(&format!("envoy {}", node.label())).await?;
     }
     scenario.requests(AFTERWARDS).await?;
+    let retries = Admin::new(scenario.acts.stage.plan.envoy_admin(&CHECKOUT)).counters("upstream_rq_retry$").await?;
+    anyhow::ensure!(retries.values().sum::<u64>() > 0, "nothing was retried: the fault did not reach the proxy");
     scenario.end_without_failures().await
 }
 

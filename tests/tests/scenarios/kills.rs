@@ -31,6 +31,16 @@ async fn fault_001_every_process_killed_in_turn_loses_nothing() -> anyhow::Resul
     anyhow::ensure!(rollout.weights == [5_000, 5_000], "the weights have changed: {rollout:?}");
     let exported = peer(scenario.acts.stage.admin(Side::A)).await.map(|peer| peer.imported_endpoints);
     anyhow::ensure!(exported == Some(2), "A imports {exported:?} endpoints of B");
+    // An application and an Envoy too: the judge may take B out for it, but no request may fail.
+    let (app, envoy) = (&PAYMENTS_A[0], &PAYMENTS_B[1]);
+    scenario.acts.stage.processes.kill(&format!("app {}", app.label())).await?;
+    scenario.requests(1_000).await?;
+    scenario.acts.stage.start_app(app)?;
+    scenario.acts.stage.processes.kill(&format!("envoy {}", envoy.label())).await?;
+    scenario.requests(1_000).await?;
+    scenario.acts.stage.start_envoy(envoy)?;
+    scenario.acts.stage.node_ready(envoy).await?;
+    scenario.requests(1_000).await?;
     scenario.end_without_failures().await
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use nix::unistd::Uid;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
+use symbolon_kit::net::{Opening, Protocol};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -98,6 +99,7 @@ async fn accept(
     drain: Drain,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let opening = Opening::new(Protocol::Http2, "admin socket", refused.clone());
     loop {
         let connection = tokio::select! {
             connection = one(&listener, &slots) => connection,
@@ -105,8 +107,12 @@ async fn accept(
         };
         match connection {
             Ok((stream, slot)) => match admit(&stream) {
-                Ok(()) if accepted.send(Ok(Connection { stream, _slot: slot })).await.is_err() => return,
-                Ok(()) => {}
+                Ok(()) => {
+                    let connection = Connection { stream, opening: opening.clone(), _slot: slot };
+                    if accepted.send(Ok(connection)).await.is_err() {
+                        return;
+                    }
+                }
                 Err(why) => {
                     refused.inc(&[("reason", "stranger")]);
                     warn!(why, "a process was turned away from the admin socket");
@@ -136,6 +142,7 @@ fn admit(stream: &UnixStream) -> Result<(), String> {
 /// A connection, and its place among the bounded number of them.
 struct Connection {
     stream: UnixStream,
+    opening: Opening,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -156,7 +163,10 @@ mod io_of_connection {
 
     impl AsyncRead for Connection {
         fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
+            let before = buf.filled().len();
+            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+            self.opening.pass(&buf.filled()[before..]);
+            read
         }
     }
 

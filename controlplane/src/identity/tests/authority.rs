@@ -152,10 +152,10 @@ fn key_id(der: &CertificateDer<'_>, of_authority: bool) -> Vec<u8> {
 async fn an_entrys_names_and_lifetime_are_its_svids() {
     let world = world();
     let identity = world.start().await;
-    let (dns_names, ttl) = (vec!["shop.example".to_owned()], Some(Duration::from_secs(90)));
+    let (dns_names, ttl) = (vec!["shop.example".to_owned()], Some(SVID_TTL * 2));
     let entry = identity.entries.create(NewEntry { dns_names, ttl, ..new_entry() }).await.unwrap();
     let minted = identity.mint_for_entry(&node("node-1"), &entry.id, &plain_csr()).unwrap();
-    assert_eq!(minted.not_after, world.clock.now() + Duration::from_secs(90));
+    assert_eq!(minted.not_after, world.clock.now() + SVID_TTL * 2);
     assert_eq!(spiffe_id(&minted.chain[0]).unwrap(), entry.spiffe_id);
     let (_, leaf) = x509_parser::parse_x509_certificate(&minted.chain[0]).unwrap();
     let san = leaf.subject_alternative_name().unwrap().unwrap();

@@ -19,7 +19,7 @@ async fn an_entry_is_kept_and_seen() {
     let mut watch = identity.entries.watch();
     let new = New {
         selectors: vec!["unix:uid:1000".into(), "unix:path:/bin/shop".into(), "unix:uid:1000".into()],
-        ttl: Some(Duration::from_secs(90)),
+        ttl: Some(Duration::from_secs(7200)),
         dns_names: vec!["shop.example".into()],
         hint: "main".into(),
         ..new_entry()
@@ -99,6 +99,8 @@ async fn bad_019_lifetimes() {
     {
         assert!(matches!(refused(|new| new.ttl = Some(ttl)).await, Refused::Ttl), "{ttl:?}");
     }
+    let short = refused(|new| new.ttl = Some(Duration::from_secs(60))).await;
+    assert!(matches!(short, Refused::ShorterThanConnections(_)), "connections live by svidTtl: {short}");
 }
 
 #[tokio::test]
