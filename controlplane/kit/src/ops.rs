@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    async fn ask(address: std::net::SocketAddr, path: &str) -> String {
+    async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
