@@ -64,7 +64,7 @@ async fn ask(socket: &Path) -> Result<X509svidResponse, Status> {
 }
 
 fn failure(status: &Status, socket: &Path) -> Failure {
-    let mut why = format!("{}: {}", socket.display(), status.message());
+    let mut why = format!("{}: {:?}: {}", socket.display(), status.code(), status.message());
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         let _ = write!(why, ": {cause}"); // writing to a String cannot fail
