@@ -132,7 +132,7 @@ fn what_was_acknowledged_survives_kill_9() {
     let token = place.json("token create --node n1");
     assert_eq!(token["spiffeId"], "spiffe://a.example/symbolon/node/n1");
     let id = "spiffe://a.example/ns/shop/sa/payments";
-    place.json(&format!("identity create {id} --node n1 --selector unix:uid:1000 --ttl 30m"));
+    place.json(&format!("identity create {id} --node n1 --selector unix:uid:1000 --ttl 2h"));
     let before = (place.json("identity list"), place.json("bundle show"));
     assert_eq!(before.0[0]["spiffeId"], id);
     assert_eq!(before.0[0]["ttlSeconds"], 1800);

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
+use symbolon_kit::net::count_malformed;
 use symbolon_kit::ops;
 use symbolon_kit::readiness::{Guard as ReadinessGuard, Readiness};
 use symbolon_kit::spiffe::bundle::Bundle;
@@ -138,6 +139,7 @@ impl App {
         let attestor = Attestor::default();
         for (name, listener, routes) in [("agent socket", self.agent, agent), ("xds socket", self.xds, xds)] {
             info!(path = %listener.path().display(), "{name}");
+            let routes = count_malformed(routes, name, refused.clone());
             let serving = server::serve(listener, routes, attestor.clone(), refused.clone(), drain.clone());
             tasks.spawn(name, OnExit::Shutdown, serving);
         }

@@ -5,6 +5,7 @@
 mod connect;
 mod guarded;
 mod listen;
+mod malformed;
 mod opening;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use symbolon_proto::ids::SpiffeId;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
+pub use malformed::count_malformed;
 pub use opening::{Opening, Protocol};
 
 use crate::drain::Drain;

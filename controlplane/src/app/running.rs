@@ -63,11 +63,15 @@ impl App {
             let (limits, drain) = (Limits::default(), edges.drain.clone());
             net::serve(listener, tls.clone(), routes, limits, refused.clone(), drain)
         };
-        edges.spawn("node port", serve(ports.node, services.node));
-        edges.spawn("federation port", serve(ports.federation, services.federation));
+        let calls = metrics.counter("symbolon_calls_refused", "Calls whose message cannot be read, by reason");
+        let node = net::count_malformed(services.node, "node", calls.clone());
+        let federation = net::count_malformed(services.federation, "federation", calls.clone());
+        let admin = net::count_malformed(services.admin, "admin", calls);
+        edges.spawn("node port", serve(ports.node, node));
+        edges.spawn("federation port", serve(ports.federation, federation));
         let strangers =
             metrics.counter("symbolon_admin_refusals", "Callers turned away from the admin socket, by reason");
-        edges.spawn("admin socket", socket::serve(ports.admin, services.admin, strangers, edges.drain.clone()));
+        edges.spawn("admin socket", socket::serve(ports.admin, admin, strangers, edges.drain.clone()));
         let (readiness, drain) = (life.readiness.clone(), life.last.drain.clone());
         life.last.spawn("operations port", ops::serve(ports.http, readiness, metrics.clone(), drain));
         Running { addresses, life }

@@ -25,7 +25,7 @@ Envoy's own process too, since it is Envoy that asks for the key it serves with.
 
 Examples:
   symbolon identity create spiffe://a.example/ns/shop/sa/payments --node web-1 --selector unix:uid:1000
-  symbolon identity create spiffe://a.example/ns/shop/sa/db --node db-1 --selector unix:uid:70 --ttl 30m --dns db.shop"
+  symbolon identity create spiffe://a.example/ns/shop/sa/db --node db-1 --selector unix:uid:70 --ttl 2h --dns db.shop"
 )]
 pub struct Create {
     /// The SPIFFE ID, e.g. spiffe://<trust domain>/ns/<namespace>/sa/<name>

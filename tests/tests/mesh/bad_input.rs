@@ -124,10 +124,13 @@ async fn garbage_on_any_port_or_socket_disturbs_nobody() -> anyhow::Result<()> {
     }
     assert!(handshakes().await? >= refused + 8, "each handshake that failed is counted");
     shout(Some(at.http), None).await?;
+    assert!(plane.counted("symbolon_ops_refusals", &[("reason", "not_http")]) >= 2);
     shout(Some(calm.sidecar.running().http), None).await?;
     for socket in [at.admin.as_path(), &calm.sidecar.agent(), &calm.sidecar.xds()] {
         shout(None, Some(socket)).await?;
     }
+    assert!(plane.counted("symbolon_admin_refusals", &[("reason", "not_http2")]) >= 4);
+    assert!(calm.sidecar.counted("symbolon_sidecar_callers_refused", &[("reason", "not_http2")]) >= 8);
     calm.is_undisturbed(&before).await
 }
 
@@ -198,6 +201,8 @@ async fn malformed_and_oversized_messages_to_the_control_plane_are_refused() -> 
     ] {
         refuses_all(name, channel, path, &[5, 20]).await?;
     }
+    let refused = |reason| plane.counted("symbolon_calls_refused", &[("reason", reason)]);
+    assert_eq!((refused("malformed"), refused("too_long")), (4 * 5, 4 * 2), "each is counted");
     // Calls that are streams, to somebody who may not make them.
     for (channel, path) in
         [(&stranger.channel, MINT), (&stranger.channel, SYNC), (&stranger.channel, DELTA), (&guest.channel, PULL)]
@@ -233,6 +238,8 @@ async fn malformed_and_oversized_messages_to_the_sidecar_are_refused() -> anyhow
         refuses_all(name, channel, path, &[9, 20]).await?;
     }
     refuses_all("Workload API", &agent, FETCH, &[5, 20]).await?;
+    assert!(calm.sidecar.counted("symbolon_sidecar_callers_refused", &[("reason", "malformed")]) >= 5);
+    assert!(calm.sidecar.counted("symbolon_sidecar_callers_refused", &[("reason", "too_long")]) >= 2);
     assert!(refused() >= 6, "{}", refused());
     assert!(calm.sidecar.counted("symbolon_sidecar_relay_refused", &[("reason", "too_long")]) >= 4);
     calm.is_undisturbed(&before).await
