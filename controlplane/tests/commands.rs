@@ -135,7 +135,7 @@ fn what_was_acknowledged_survives_kill_9() {
     place.json(&format!("identity create {id} --node n1 --selector unix:uid:1000 --ttl 2h"));
     let before = (place.json("identity list"), place.json("bundle show"));
     assert_eq!(before.0[0]["spiffeId"], id);
-    assert_eq!(before.0[0]["ttlSeconds"], 1800);
+    assert_eq!(before.0[0]["ttlSeconds"], 7200);
     serving.0.kill().unwrap(); // SIGKILL
     serving.0.wait().unwrap();
     assert!(place.path("admin/admin.sock").exists(), "it could not tidy up");
