@@ -165,7 +165,7 @@ impl Acts {
         self.stage.start_control_plane(Side::A)?;
         self.stage.control_plane_ready(Side::A).await?;
         let back = self.board.now_ms();
-        self.board.say("A's control plane is back");
+        self.board.act("A's control plane is back; the ramp goes on where it stood");
         self.converged("the ramp").await?;
         Ok((killed, back))
     }
