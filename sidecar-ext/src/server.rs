@@ -6,23 +6,19 @@ mod authority;
 mod bind;
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
-use symbolon_kit::net::{Opening, Protocol};
+use symbolon_kit::net::{Attended, Companion, Opening, Protocol};
 use symbolon_kit::seldom::Seldom;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use crate::attest::{AttestError, Attestor, Caller, Peer};
@@ -63,7 +59,7 @@ async fn accept(
     listener: &Listener,
     attestor: Attestor,
     refused: Counter,
-    ready: mpsc::Sender<io::Result<Connection>>,
+    ready: mpsc::Sender<io::Result<Attended<UnixStream, Guest>>>,
 ) {
     let places = Arc::new(Semaphore::new(ATTESTATIONS));
     let (quota, said) = (Quota::new(CONNECTIONS_PER_UID), Seldom::default());
@@ -102,7 +98,8 @@ async fn accept(
         attesting.spawn(async move {
             let caller = attest(peer, attestor, &places).await;
             let scrub = authority::Scrub::default();
-            let connection = Connection { stream, opening, scrub, caller, _share: share };
+            let guest = Guest { opening, scrub, caller, _share: share };
+            let connection = Attended { io: stream, companion: guest };
             let _ = ready.send(Ok(connection)).await; // the server is gone: so is the connection
         });
     }
@@ -127,57 +124,25 @@ async fn attest(peer: Peer, attestor: Attestor, places: &Arc<Semaphore>) -> Call
     Caller::new(peer, attested.map(Arc::new))
 }
 
-/// A connection and who made it.
+/// Who made a connection, and what it brings in.
 #[derive(Debug)]
-struct Connection {
-    stream: UnixStream,
+struct Guest {
     opening: Opening,
     scrub: authority::Scrub,
     caller: Caller,
     _share: Share,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Caller;
+impl Companion for Guest {
+    type Info = Caller;
 
-    fn connect_info(&self) -> Caller {
+    fn incoming(&mut self, bytes: &mut [u8]) {
+        self.opening.pass(bytes);
+        self.scrub.pass(bytes);
+    }
+
+    fn info(&self) -> Caller {
         self.caller.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.opening.pass(&buf.filled()[before..]);
-        self.scrub.pass(&mut buf.filled_mut()[before..]);
-        read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored() // else h2 copies every large frame
     }
 }
 

@@ -2,6 +2,7 @@
 //! nobody ([`serve`]); channels that find the first address that answers ([`channel`]). On both sides a connection ends when the
 //! peer's SVID does, or when the bundles no longer verify it.
 
+mod attended;
 mod connect;
 mod guarded;
 mod listen;
@@ -14,6 +15,7 @@ use symbolon_proto::ids::SpiffeId;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
+pub use attended::{Attended, Companion};
 pub use malformed::count_malformed;
 pub use opening::{Opening, Protocol};
 

@@ -1,6 +1,7 @@
 //! What a connection begins with. A server library drops a peer that does not speak its protocol without a word to us; here such a
 //! connection is counted and said. It is only watched: the library stays the judge.
 
+use super::Companion;
 use crate::metrics::Counter;
 use crate::seldom::Seldom;
 use tracing::warn;
@@ -67,6 +68,16 @@ impl Opening {
             warn!(socket = self.socket, reason, left_out, "a connection does not speak our protocol");
         }
     }
+}
+
+impl Companion for Opening {
+    type Info = ();
+
+    fn incoming(&mut self, bytes: &mut [u8]) {
+        self.pass(bytes);
+    }
+
+    fn info(&self) {}
 }
 
 #[cfg(test)]

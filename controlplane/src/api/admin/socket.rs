@@ -10,12 +10,11 @@ use std::sync::Arc;
 use nix::unistd::Uid;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
-use symbolon_kit::net::{Opening, Protocol};
+use symbolon_kit::net::{Attended, Companion, Opening, Protocol};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 /// The longest path that a socket's address can hold.
@@ -94,7 +93,7 @@ pub async fn serve(listener: UnixListener, routes: tonic::service::Routes, refus
 
 async fn accept(
     listener: UnixListener,
-    accepted: mpsc::Sender<io::Result<Connection>>,
+    accepted: mpsc::Sender<io::Result<Attended<UnixStream, Place>>>,
     refused: Counter,
     drain: Drain,
 ) {
@@ -108,7 +107,8 @@ async fn accept(
         match connection {
             Ok((stream, slot)) => match admit(&stream) {
                 Ok(()) => {
-                    let connection = Connection { stream, opening: opening.clone(), _slot: slot };
+                    let companion = Place { opening: opening.clone(), _slot: slot };
+                    let connection = Attended { io: stream, companion };
                     if accepted.send(Ok(connection)).await.is_err() {
                         return;
                     }
@@ -139,50 +139,20 @@ fn admit(stream: &UnixStream) -> Result<(), String> {
     if caller.uid() == own || caller.uid() == 0 { Ok(()) } else { Err(format!("uid {} is not {own}", caller.uid())) }
 }
 
-/// A connection, and its place among the bounded number of them.
-struct Connection {
-    stream: UnixStream,
+/// A place among the bounded number of connections, and an eye on how its own begins.
+struct Place {
     opening: Opening,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ();
+impl Companion for Place {
+    type Info = ();
 
-    fn connect_info(&self) {}
-}
-
-mod io_of_connection {
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::Connection;
-
-    impl AsyncRead for Connection {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            let before = buf.filled().len();
-            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-            self.opening.pass(&buf.filled()[before..]);
-            read
-        }
+    fn incoming(&mut self, bytes: &mut [u8]) {
+        self.opening.pass(bytes);
     }
 
-    impl AsyncWrite for Connection {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(cx, buf)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        }
-    }
+    fn info(&self) {}
 }
 
 #[cfg(test)]
