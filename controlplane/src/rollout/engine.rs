@@ -16,7 +16,7 @@ use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Gauge, Metrics};
 use symbolon_kit::supervise::{OnExit, Tasks};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, warn};
 
 use super::decide::{Refusal, State};
@@ -146,7 +146,10 @@ impl Engine {
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>, drain: Drain) {
-        let mut tick = tokio::time::interval(self.parts.policy.interval);
+        // What was stored is looked at once before any request, so that none is judged by how soon a first tick comes.
+        self.turn(Vec::new(), true).await;
+        let every = self.parts.policy.interval;
+        let mut tick = tokio::time::interval_at(Instant::now() + every, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {

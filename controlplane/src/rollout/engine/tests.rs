@@ -122,6 +122,9 @@ impl Plane {
         unstarted.fold(restored);
         unstarted.spawn(&tasks, drain.clone());
         let mut plane = Self { peers: peers.to_vec(), store, clock, acks, state, handle, tasks, drain, sequence: 0 };
+        // Answered after the engine's first look: what is shown before that is only what was stored.
+        let nobody = plane.handle.command("nobody.here".parse().unwrap(), peer("b"), Command::Resume).await;
+        assert_eq!(nobody.unwrap_err().label(), "unknown");
         plane.settle().await;
         plane
     }
