@@ -69,6 +69,16 @@ pub enum Shift {
     All,
 }
 
+impl Shift {
+    /// As operators write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FairShare => "fairShare",
+            Self::All => "all",
+        }
+    }
+}
+
 /// Why a policy was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rolloutPolicy.{field}: {why}")]

@@ -10,13 +10,14 @@ use envoy_types::pb::envoy::config::endpoint::v3::{ClusterStats, UpstreamLocalit
 use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
 use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
 use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
+use symbolon_kit::net::unix_channel;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::proxy::Proxy;
-use super::{soon, wire};
+use super::soon;
 
 /// Requests of one report.
 const REQUESTS: u64 = 4_000;
@@ -40,7 +41,7 @@ pub struct Completed {
 
 impl Load {
     pub(super) async fn open(socket: &Path, id: &str) -> anyhow::Result<Self> {
-        let mut client = LoadReportingServiceClient::new(wire::unix(socket));
+        let mut client = LoadReportingServiceClient::new(unix_channel(socket));
         let (reports, receiver) = mpsc::channel(64);
         let node = Node { id: id.into(), cluster: "mesh".into(), ..Node::default() };
         reports.send(LoadStatsRequest { node: Some(node), cluster_stats: Vec::new() }).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use controlplane::app::{self, Addresses, Running, Seams};
 use serde_json::Value;
+use symbolon_kit::net::unix_channel;
 use symbolon_proto::admin as api;
 use symbolon_proto::admin::admin_client::AdminClient;
 use tempfile::TempDir;
@@ -17,7 +18,7 @@ use super::node::Node;
 use super::process::Process;
 use super::settings::Settings;
 use super::sidecar::Sidecar;
-use super::{until, wire};
+use super::until;
 
 /// A control plane and its folder.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Plane {
         let folder = Arc::new(tempfile::Builder::new().prefix("mesh").tempdir_in("/tmp")?);
         let (process, addresses) = boot(&settings, &folder, ip, [0; 3]).await?;
         let ports = [addresses.node.port(), addresses.federation.port(), addresses.http.port()];
-        let admin = AdminClient::new(wire::unix(&addresses.admin));
+        let admin = AdminClient::new(unix_channel(&addresses.admin));
         Ok(Self { settings, ip, ports, folder, process, addresses, admin })
     }
 
@@ -62,7 +63,7 @@ impl Plane {
     /// If it does not start.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let (process, addresses) = boot(&self.settings, &self.folder, self.ip, self.ports).await?;
-        self.admin = AdminClient::new(wire::unix(&addresses.admin));
+        self.admin = AdminClient::new(unix_channel(&addresses.admin));
         (self.process, self.addresses) = (process, addresses);
         Ok(())
     }

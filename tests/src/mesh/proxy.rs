@@ -22,12 +22,13 @@ use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use prost::Message as _;
+use symbolon_kit::net::unix_channel;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{soon, wire};
+use super::soon;
 
 pub const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
@@ -193,7 +194,7 @@ async fn stream(socket: &Path, id: &str, held: &watch::Sender<Held>) -> Status {
         held.answers.clear();
         held.streams += 1;
     });
-    let mut client = AggregatedDiscoveryServiceClient::new(wire::unix(socket)).max_decoding_message_size(64 << 20);
+    let mut client = AggregatedDiscoveryServiceClient::new(unix_channel(socket)).max_decoding_message_size(64 << 20);
     let (requests, receiver) = mpsc::channel(64);
     let mut session = Session { held: held.clone(), requests, subscribed: BTreeMap::new() };
     let node = Node { id: id.into(), cluster: "mesh".into(), user_agent_name: "envoy".into(), ..Node::default() };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidecar_ext::app::{self, Running, Seams};
 use symbolon_kit::clock::Clock;
+use symbolon_kit::net::unix_channel;
 use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use tempfile::TempDir;
 use tonic::Request;
@@ -15,7 +16,7 @@ use super::load::Load;
 use super::plane::Plane;
 use super::process::Process;
 use super::proxy::Proxy;
-use super::{until, wire};
+use super::until;
 
 /// A sidecar and its folder.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl Sidecar {
     }
 
     pub fn workload_api(&self) -> SpiffeWorkloadApiClient<Channel> {
-        SpiffeWorkloadApiClient::new(wire::unix(&self.agent()))
+        SpiffeWorkloadApiClient::new(unix_channel(self.agent()))
     }
 
     /// An Envoy beside the workload of this identity.

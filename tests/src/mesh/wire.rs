@@ -1,23 +1,10 @@
 //! Connections as any client makes them.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tonic::transport::{Channel, Endpoint, Uri};
-
-/// A gRPC channel to a Unix socket; reconnects by itself.
-pub fn unix(path: &Path) -> Channel {
-    let path = path.to_owned();
-    let connect = tower::service_fn(move |_: Uri| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://socket.invalid").connect_with_connector_lazy(connect)
-}
+use tokio::net::TcpStream;
 
 /// GET of a path; the whole answer, head and all.
 ///

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bytes::Bytes;
+use symbolon_kit::net::unix_channel;
 use symbolon_proto::admin as api;
 use symbolon_proto::encoded::RawCodec;
 use symbolon_proto::federation::federation_client::FederationClient;
@@ -192,7 +193,7 @@ async fn malformed_and_oversized_messages_to_the_control_plane_are_refused() -> 
     let stranger = Node::anonymous(plane).await?;
     let guest = Node::anonymous_at(plane, plane.addresses().federation.to_string()).await?;
     let before = state(plane).await?;
-    let admin = wire::unix(&plane.addresses().admin);
+    let admin = unix_channel(&plane.addresses().admin);
     for (name, channel, path) in [
         ("attest", &stranger.channel, ATTEST),
         ("mint", &node.channel, MINT),
@@ -230,7 +231,7 @@ async fn malformed_and_oversized_messages_to_the_control_plane_are_refused() -> 
 async fn malformed_and_oversized_messages_to_the_sidecar_are_refused() -> anyhow::Result<()> {
     let calm = Calm::new().await?;
     let before = state(&calm.mesh.a).await?;
-    let (agent, xds) = (wire::unix(&calm.sidecar.agent()), wire::unix(&calm.sidecar.xds()));
+    let (agent, xds) = (unix_channel(calm.sidecar.agent()), unix_channel(calm.sidecar.xds()));
     let refused = || calm.sidecar.counted("symbolon_sidecar_relay_refused", &[("reason", "malformed")]);
     for (name, channel, path) in
         [("SDS", &agent, SDS), ("Delta", &xds, DELTA), ("SotW", &xds, SOTW), ("LRS", &xds, LRS)]

@@ -126,16 +126,20 @@ impl Checker {
         let mut services = Vec::new();
         for (index, service) in file.services.iter().enumerate() {
             let field = format!("services[{index}]");
-            let Some(name) = self.parse::<ServiceName>(Code::Name, &format!("{field}.name"), &service.name) else {
-                continue;
-            };
-            if !seen.insert(name.clone()) {
-                self.duplicate(&format!("{field}.name"), &service.name);
-            }
+            let Some(name) = self.service_name(&format!("{field}.name"), &service.name, &mut seen) else { continue };
             let export_to = self.peer_list(&format!("{field}.exportTo"), &service.export_to, known);
             services.push(ServiceDefinition { name, export_to });
         }
         services
+    }
+
+    /// A service's name, reported if it was `seen` in the same list before.
+    fn service_name(&mut self, field: &str, text: &str, seen: &mut BTreeSet<ServiceName>) -> Option<ServiceName> {
+        let name = self.parse::<ServiceName>(Code::Name, field, text)?;
+        if !seen.insert(name.clone()) {
+            self.duplicate(field, text);
+        }
+        Some(name)
     }
 
     fn federated(&mut self, file: &File, known: &BTreeSet<PeerName>) -> Vec<FederatedDefinition> {
@@ -143,12 +147,7 @@ impl Checker {
         let mut federated = Vec::new();
         for (index, service) in file.federated_services.iter().enumerate() {
             let field = format!("federatedServices[{index}]");
-            let Some(name) = self.parse::<ServiceName>(Code::Name, &format!("{field}.name"), &service.name) else {
-                continue;
-            };
-            if !seen.insert(name.clone()) {
-                self.duplicate(&format!("{field}.name"), &service.name);
-            }
+            let Some(name) = self.service_name(&format!("{field}.name"), &service.name, &mut seen) else { continue };
             let peers = self.peer_list(&format!("{field}.peers"), &service.peers, known);
             if peers.is_empty() {
                 self.find(Code::Federation, &format!("{field}.peers"), &service.name, "names no peer to federate with");
@@ -240,15 +239,12 @@ impl Checker {
     }
 
     fn policy(&mut self, file: &PolicyFile, report_every: Duration) -> Policy {
-        let shift = match file.shift.as_str() {
-            "all" => Shift::All,
-            "fairShare" => Shift::FairShare,
-            other => {
-                let message = format!("{other:?} is neither \"fairShare\" nor \"all\"");
-                self.find(Code::RolloutPolicy, "rolloutPolicy.shift", other, message);
-                Shift::FairShare
-            }
-        };
+        let shift = [Shift::FairShare, Shift::All].into_iter().find(|shift| shift.as_str() == file.shift);
+        let shift = shift.unwrap_or_else(|| {
+            let message = format!("{:?} is neither \"fairShare\" nor \"all\"", file.shift);
+            self.find(Code::RolloutPolicy, "rolloutPolicy.shift", &file.shift, message);
+            Shift::FairShare
+        });
         let steps = file.steps.iter().map(|step| Step {
             weight: step.weight,
             min_duration: step.min_duration,

@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use symbolon_kit::config::duration;
 
+use crate::federation::Timing;
+use crate::rollout::plan::{Policy, Step};
+
 /// The whole file. See `docs/configuration.md`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -174,7 +177,7 @@ fn default_data_dir() -> PathBuf {
 }
 
 fn default_report_interval() -> Duration {
-    Duration::from_secs(5)
+    Policy::default().report_every
 }
 
 impl Default for Listen {
@@ -200,31 +203,37 @@ impl Default for IdentityFile {
 
 impl Default for PolicyFile {
     fn default() -> Self {
-        let step = |weight| StepFile { weight, min_duration: Duration::from_mins(1), min_requests: 300 };
+        let policy = Policy::default();
+        let step = |step: Step| StepFile {
+            weight: step.weight,
+            min_duration: step.min_duration,
+            min_requests: step.min_requests,
+        };
         Self {
-            steps: vec![step(5), step(25), step(100)],
-            initial_delay: Duration::from_secs(5),
-            interval: Duration::from_secs(5),
-            backoff: Duration::from_mins(1),
-            max_backoff: Duration::from_hours(1),
-            max_hold: Duration::from_mins(30),
-            shift: "fairShare".into(),
-            holdback: 1,
-            error_tolerance: 0.001,
-            rho: 1.5,
-            alpha: 0.01,
-            max_endpoint_weight: 100,
+            steps: policy.steps.into_iter().map(step).collect(),
+            initial_delay: policy.initial_delay,
+            interval: policy.interval,
+            backoff: policy.backoff,
+            max_backoff: policy.max_backoff,
+            max_hold: policy.max_hold,
+            shift: policy.shift.as_str().into(),
+            holdback: policy.holdback,
+            error_tolerance: policy.error_tolerance,
+            rho: policy.rho,
+            alpha: policy.alpha,
+            max_endpoint_weight: policy.max_endpoint_weight,
         }
     }
 }
 
 impl Default for FederationFile {
     fn default() -> Self {
+        let timing = Timing::default();
         Self {
-            beat: Duration::from_secs(1),
-            suspect_after: Duration::from_secs(3),
-            stale_after: Duration::from_secs(30),
-            expired_after: Duration::from_mins(15),
+            beat: timing.beat,
+            suspect_after: timing.suspect_after,
+            stale_after: timing.stale_after,
+            expired_after: timing.expired_after,
             advertise: Vec::new(),
         }
     }

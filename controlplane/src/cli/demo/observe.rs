@@ -60,11 +60,12 @@ pub async fn rollout(board: Board, plan: Plan, drain: Drain) {
 /// Asks both control planes for their peer, A's Envoy for its weights, and the probe for its longest pause.
 pub async fn surroundings(board: Board, plan: Plan, probe: PauseProbe, drain: Drain) {
     let mut envoy = Admin::new(plan.envoy_admin(&CHECKOUT));
+    let admins = [Side::A, Side::B].map(|side| (side, admin_client(plan.admin_socket(side)))); // they connect anew by themselves
     while !drain.is_draining() {
         let mut peers = Vec::new();
-        for side in [Side::A, Side::B] {
-            if let Some(peer) = peer(admin_client(plan.admin_socket(side))).await {
-                peers.push((side, peer));
+        for (side, admin) in &admins {
+            if let Some(peer) = peer(admin.clone()).await {
+                peers.push((*side, peer));
             }
         }
         // Only what was read while one decision was in force all the time is that decision's.
