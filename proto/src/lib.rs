@@ -3,6 +3,7 @@
 //!
 //! The generated code is committed; `tests/fresh.rs` regenerates it and compares bytes.
 
+pub mod attest;
 pub mod encoded;
 pub mod ids;
 

@@ -111,6 +111,7 @@ impl Book {
         wire::Bundles {
             trust_domain: self.own.to_string(),
             bundles: self.table.iter().map(|(name, bundle)| (name.to_string(), bundle.to_jwks().into())).collect(),
+            ..wire::Bundles::default()
         }
     }
 }

@@ -100,6 +100,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
     type FetchX509SVIDStream = Answers<wire::X509svidResponse>;
     type FetchX509BundlesStream = Answers<wire::X509BundlesResponse>;
     type FetchJWTBundlesStream = Answers<wire::JwtBundlesResponse>;
+    type FetchWITSVIDStream = Answers<wire::WitsvidResponse>;
+    type FetchWITBundlesStream = Answers<wire::WitBundlesResponse>;
 
     async fn fetch_x509svid(
         &self,
@@ -142,6 +144,22 @@ impl SpiffeWorkloadApi for WorkloadApi {
         if request.get_ref().audience.is_empty() || request.get_ref().svid.is_empty() {
             return Err(Status::invalid_argument("audience and svid must be given"));
         }
+        Err(no_jwt())
+    }
+
+    async fn fetch_witsvid(
+        &self,
+        request: Request<wire::WitsvidRequest>,
+    ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
+        self.guard.caller(&request)?;
+        Err(no_jwt())
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        request: Request<wire::WitBundlesRequest>,
+    ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
+        self.guard.caller(&request)?;
         Err(no_jwt())
     }
 }

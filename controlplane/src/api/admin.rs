@@ -1,6 +1,11 @@
 //! The operator's door: the Admin service on a Unix socket ([`socket`]), for the same user or root. [`view`] makes answers of what
 //! is known.
 
+mod audit;
+mod authority;
+mod identities;
+mod nodes;
+mod relationships;
 pub mod socket;
 mod view;
 
@@ -52,6 +57,7 @@ pub fn server(parts: Parts) -> AdminServer<Admin> {
     AdminServer::new(Admin(parts)).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
+type AuditStream = ReceiverStream<Result<wire::AuditRecord, Status>>;
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -110,7 +116,7 @@ impl AdminService for Admin {
     }
 
     async fn create_identity(&self, request: Request<wire::CreateIdentityRequest>) -> Answer<wire::Identity> {
-        let asked = request.into_inner();
+        let asked = request.into_inner().identity.ok_or_else(|| Status::invalid_argument("no identity"))?;
         let ttl = (asked.ttl_seconds > 0).then(|| ttl(asked.ttl_seconds)).transpose()?;
         let new = entries::New {
             spiffe_id: asked.spiffe_id,
@@ -187,6 +193,81 @@ impl AdminService for Admin {
             rollout::Error::Store(_) | rollout::Error::Stopping => Status::internal(error.to_string()),
         })?;
         Ok(Response::new(view::rollout(&done)))
+    }
+
+    async fn list_authorities(
+        &self,
+        request: Request<wire::ListAuthoritiesRequest>,
+    ) -> Answer<wire::ListAuthoritiesResponse> {
+        Self::list_authorities(self, request).await
+    }
+
+    async fn change_authority(
+        &self,
+        request: Request<wire::ChangeAuthorityRequest>,
+    ) -> Answer<wire::ListAuthoritiesResponse> {
+        Self::change_authority(self, request).await
+    }
+
+    async fn delete_identity(&self, request: Request<wire::DeleteIdentityRequest>) -> Answer<wire::Identity> {
+        Self::delete_identity(self, request).await
+    }
+
+    async fn apply_identities(
+        &self,
+        request: Request<wire::ApplyIdentitiesRequest>,
+    ) -> Answer<wire::ApplyIdentitiesResponse> {
+        Self::apply_identities(self, request).await
+    }
+
+    async fn explain_identity(
+        &self,
+        request: Request<wire::ExplainIdentityRequest>,
+    ) -> Answer<wire::ExplainIdentityResponse> {
+        Self::explain_identity(self, request).await
+    }
+
+    async fn list_nodes(&self, request: Request<wire::ListNodesRequest>) -> Answer<wire::ListNodesResponse> {
+        Self::list_nodes(self, request).await
+    }
+
+    async fn change_node(&self, request: Request<wire::ChangeNodeRequest>) -> Answer<wire::Node> {
+        Self::change_node(self, request).await
+    }
+
+    async fn list_relationships(
+        &self,
+        request: Request<wire::ListRelationshipsRequest>,
+    ) -> Answer<wire::ListRelationshipsResponse> {
+        Self::list_relationships(self, request).await
+    }
+
+    async fn set_relationship(&self, request: Request<wire::SetRelationshipRequest>) -> Answer<wire::Relationship> {
+        Self::set_relationship(self, request).await
+    }
+
+    async fn refresh_relationship(
+        &self,
+        request: Request<wire::RefreshRelationshipRequest>,
+    ) -> Answer<wire::Relationship> {
+        Self::refresh_relationship(self, request).await
+    }
+
+    async fn delete_relationship(
+        &self,
+        request: Request<wire::DeleteRelationshipRequest>,
+    ) -> Answer<wire::Relationship> {
+        Self::delete_relationship(self, request).await
+    }
+
+    async fn verify_audit(&self, request: Request<wire::VerifyAuditRequest>) -> Answer<wire::VerifyAuditResponse> {
+        Self::verify_audit(self, request).await
+    }
+
+    type TailAuditStream = AuditStream;
+
+    async fn tail_audit(&self, request: Request<wire::TailAuditRequest>) -> Answer<Self::TailAuditStream> {
+        Self::tail_audit(self, request).await
     }
 }
 

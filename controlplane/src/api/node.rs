@@ -1,6 +1,7 @@
 //! The Node service: what sidecars say to their control plane, and hear from it. [`caller`] says who calls, [`sync`] is the
 //! standing conversation, [`load`] takes load reports.
 
+mod attest;
 mod caller;
 mod load;
 mod sync;
@@ -85,21 +86,22 @@ impl Node {
 
 #[tonic::async_trait]
 impl NodeService for Node {
-    async fn attest(&self, request: Request<wire::AttestRequest>) -> Result<Response<wire::AttestResponse>, Status> {
+    type AttestStream = ReceiverStream<Result<wire::AttestResponse, Status>>;
+
+    async fn attest(
+        &self,
+        request: Request<Streaming<wire::AttestRequest>>,
+    ) -> Result<Response<Self::AttestStream>, Status> {
         let caller = caller::shown(request.extensions().get::<PeerIdentity>());
-        let asked = request.into_inner();
-        let identity = &self.parts.identity;
-        let attested = identity.attest_node(&asked.join_token, &asked.csr).await;
-        let minted = attested.map_err(|refusal| self.refuse(&caller, &Refused::Identity(refusal)))?;
-        let own =
-            identity.bundles.own().ok_or_else(|| self.refuse(&caller, &Refused::Identity(Refusal::Unavailable)))?;
-        info!(caller, node = %minted.id, serial = minted.serial, "node attested");
-        Ok(Response::new(wire::AttestResponse {
-            spiffe_id: minted.id.to_string(),
-            expires_at: unix_secs(minted.not_after),
-            chain: chain(minted),
-            bundle: own.to_jwks().into(),
-        }))
+        attest::run(self, caller, request.into_inner()).await
+    }
+
+    async fn mint_jwt(&self, _: Request<wire::MintJwtRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn mint_wit(&self, _: Request<wire::MintWitRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {

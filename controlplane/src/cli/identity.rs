@@ -75,14 +75,16 @@ struct Identity {
 pub(super) async fn run(client: &Client, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(options) => {
-            let asked = wire::CreateIdentityRequest {
+            let identity = wire::Identity {
                 spiffe_id: options.spiffe_id,
                 node: options.node,
                 selectors: options.selectors,
                 ttl_seconds: options.ttl.map_or(0, seconds),
                 dns_names: options.dns_names,
                 hint: options.hint,
+                ..wire::Identity::default()
             };
+            let asked = wire::CreateIdentityRequest { identity: Some(identity) };
             let made = client.call(async |mut admin| admin.create_identity(asked).await).await?;
             output::print(options.output.format, &[Identity::from(made)], |made| table(made))
         }

@@ -126,20 +126,107 @@ pub struct Authority {
     #[prost(int64, tag = "5")]
     pub not_after: i64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAuthoritiesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAuthoritiesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub authorities: ::prost::alloc::vec::Vec<LocalAuthority>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreateIdentityRequest {
+pub struct LocalAuthority {
+    /// x509, jwt, wit, upstream
     #[prost(string, tag = "1")]
-    pub spiffe_id: ::prost::alloc::string::String,
+    pub kind: ::prost::alloc::string::String,
+    /// x509: subject key identifier, hex; jwt, wit: kid
     #[prost(string, tag = "2")]
-    pub node: ::prost::alloc::string::String,
-    #[prost(string, repeated, tag = "3")]
-    pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(uint32, tag = "4")]
-    pub ttl_seconds: u32,
-    #[prost(string, repeated, tag = "5")]
-    pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    pub id: ::prost::alloc::string::String,
+    /// prepared, published, active, old, tainted, revoked
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub not_before: i64,
+    #[prost(int64, tag = "5")]
+    pub not_after: i64,
+    /// disk, memory, pkcs11
     #[prost(string, tag = "6")]
-    pub hint: ::prost::alloc::string::String,
+    pub key_manager: ::prost::alloc::string::String,
+    /// subject of the upstream authority; empty: self-signed
+    #[prost(string, tag = "7")]
+    pub issuer: ::prost::alloc::string::String,
+    /// what happens to it next by itself, in words
+    #[prost(string, tag = "8")]
+    pub next: ::prost::alloc::string::String,
+    /// when; Unix seconds, 0: nothing
+    #[prost(int64, tag = "9")]
+    pub next_at: i64,
+    /// e.g. URI name constraints of an upstream authority
+    #[prost(string, tag = "10")]
+    pub note: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeAuthorityRequest {
+    /// x509, jwt, wit, upstream
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(enumeration = "change_authority_request::Step", tag = "2")]
+    pub step: i32,
+    /// a prefix that is unique; PREPARE: empty
+    #[prost(string, tag = "3")]
+    pub id: ::prost::alloc::string::String,
+    /// REVOKE: even if something still depends on it
+    #[prost(bool, tag = "4")]
+    pub force: bool,
+}
+/// Nested message and enum types in `ChangeAuthorityRequest`.
+pub mod change_authority_request {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Step {
+        Prepare = 0,
+        Activate = 1,
+        Taint = 2,
+        Revoke = 3,
+    }
+    impl Step {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Prepare => "PREPARE",
+                Self::Activate => "ACTIVATE",
+                Self::Taint => "TAINT",
+                Self::Revoke => "REVOKE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "PREPARE" => Some(Self::Prepare),
+                "ACTIVATE" => Some(Self::Activate),
+                "TAINT" => Some(Self::Taint),
+                "REVOKE" => Some(Self::Revoke),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateIdentityRequest {
+    #[prost(message, optional, tag = "1")]
+    pub identity: ::core::option::Option<Identity>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListIdentitiesRequest {}
@@ -149,21 +236,306 @@ pub struct ListIdentitiesResponse {
     pub identities: ::prost::alloc::vec::Vec<Identity>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteIdentityRequest {
+    #[prost(string, tag = "1")]
+    pub entry_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Identity {
     #[prost(string, tag = "1")]
     pub entry_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub spiffe_id: ::prost::alloc::string::String,
+    /// the node that may have it; or empty, with parent
     #[prost(string, tag = "3")]
     pub node: ::prost::alloc::string::String,
+    /// of the workload; with node_alias, of the node
     #[prost(string, repeated, tag = "4")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of X.509-SVIDs
     #[prost(uint32, tag = "5")]
     pub ttl_seconds: u32,
     #[prost(string, repeated, tag = "6")]
     pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "7")]
     pub hint: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub jwt_ttl_seconds: u32,
+    /// SPIFFE ID of a node, or of a node alias
+    #[prost(string, tag = "9")]
+    pub parent: ::prost::alloc::string::String,
+    /// the entry names a group of nodes, by node selectors; no SVID is minted for it
+    #[prost(bool, tag = "10")]
+    pub node_alias: bool,
+    #[prost(message, optional, tag = "11")]
+    pub federates_with: ::core::option::Option<FederatesWith>,
+    /// Unix seconds; 0: never
+    #[prost(int64, tag = "12")]
+    pub expires_at: i64,
+    #[prost(uint64, tag = "13")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FederatesWith {
+    /// by name
+    #[prost(string, repeated, tag = "1")]
+    pub trust_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// every relationship that carries all of these
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// every relationship
+    #[prost(bool, tag = "3")]
+    pub all: bool,
+    /// but these
+    #[prost(string, repeated, tag = "4")]
+    pub except: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyIdentitiesRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub identities: ::prost::alloc::vec::Vec<Identity>,
+    #[prost(bool, tag = "2")]
+    pub dry_run: bool,
+    /// delete what the request does not name
+    #[prost(bool, tag = "3")]
+    pub prune: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyIdentitiesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub created: ::prost::alloc::vec::Vec<Identity>,
+    #[prost(message, repeated, tag = "2")]
+    pub changed: ::prost::alloc::vec::Vec<ChangedIdentity>,
+    #[prost(message, repeated, tag = "3")]
+    pub deleted: ::prost::alloc::vec::Vec<Identity>,
+    #[prost(uint32, tag = "4")]
+    pub unchanged: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangedIdentity {
+    #[prost(message, optional, tag = "1")]
+    pub before: ::core::option::Option<Identity>,
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<Identity>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainIdentityRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// asks the node; 0: by selectors
+    #[prost(int32, tag = "2")]
+    pub pid: i32,
+    #[prost(string, repeated, tag = "3")]
+    pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainIdentityResponse {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// of the caller
+    #[prost(string, repeated, tag = "2")]
+    pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    pub granted: ::prost::alloc::vec::Vec<Identity>,
+    /// nearest first, at most five
+    #[prost(message, repeated, tag = "4")]
+    pub nearest: ::prost::alloc::vec::Vec<NearMiss>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NearMiss {
+    #[prost(message, optional, tag = "1")]
+    pub identity: ::core::option::Option<Identity>,
+    /// selectors of the entry that the caller does not have
+    #[prost(string, repeated, tag = "2")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// in words, e.g. "the caller has unix:uid:1001, the entry wants unix:uid:1000"
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNodesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNodesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<Node>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Node {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// join_token, x509pop
+    #[prost(string, tag = "3")]
+    pub attestor: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub banned: bool,
+    #[prost(bool, tag = "6")]
+    pub connected: bool,
+    /// Unix seconds
+    #[prost(int64, tag = "7")]
+    pub attested_at: i64,
+    /// of its newest SVID
+    #[prost(int64, tag = "8")]
+    pub expires_at: i64,
+    #[prost(string, tag = "9")]
+    pub serial: ::prost::alloc::string::String,
+    #[prost(bool, tag = "10")]
+    pub can_reattest: bool,
+    /// of the ban
+    #[prost(string, tag = "11")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeNodeRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "change_node_request::Change", tag = "2")]
+    pub change: i32,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `ChangeNodeRequest`.
+pub mod change_node_request {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Change {
+        Evict = 0,
+        Ban = 1,
+        Unban = 2,
+    }
+    impl Change {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Evict => "EVICT",
+                Self::Ban => "BAN",
+                Self::Unban => "UNBAN",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "EVICT" => Some(Self::Evict),
+                "BAN" => Some(Self::Ban),
+                "UNBAN" => Some(Self::Unban),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRelationshipsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRelationshipsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub relationships: ::prost::alloc::vec::Vec<Relationship>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Relationship {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// https_spiffe, https_web, link, manual
+    #[prost(string, tag = "2")]
+    pub profile: ::prost::alloc::string::String,
+    /// URL
+    #[prost(string, tag = "3")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub endpoint_spiffe_id: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// by the configuration file; not to be changed here
+    #[prost(bool, tag = "6")]
+    pub is_static: bool,
+    /// PENDING, FRESH, STALE, FAILING, TERMINATED
+    #[prost(string, tag = "7")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub sequence: u64,
+    /// Unix seconds; 0: never
+    #[prost(int64, tag = "9")]
+    pub fetched_at: i64,
+    #[prost(int64, tag = "10")]
+    pub next_at: i64,
+    /// when its last authority expires
+    #[prost(int64, tag = "11")]
+    pub trusted_until: i64,
+    #[prost(string, tag = "12")]
+    pub last_error: ::prost::alloc::string::String,
+    /// of the bundle that is held: endpoint, link, operator
+    #[prost(string, tag = "13")]
+    pub source: ::prost::alloc::string::String,
+    /// in a row
+    #[prost(uint32, tag = "14")]
+    pub failures: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetRelationshipRequest {
+    /// trust_domain, profile, endpoint, endpoint_spiffe_id, labels
+    #[prost(message, optional, tag = "1")]
+    pub relationship: ::core::option::Option<Relationship>,
+    /// its first bundle, SPIFFE JWKS; needed for https_spiffe unless one is held
+    #[prost(bytes = "bytes", tag = "2")]
+    pub bootstrap: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefreshRelationshipRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRelationshipRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailAuditRequest {
+    #[prost(uint32, tag = "1")]
+    pub lines: u32,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditRecord {
+    #[prost(string, tag = "1")]
+    pub json: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyAuditRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyAuditResponse {
+    #[prost(bool, tag = "1")]
+    pub intact: bool,
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    /// hash of the last record, hex
+    #[prost(string, tag = "3")]
+    pub head: ::prost::alloc::string::String,
+    /// what is wrong, and where
+    #[prost(string, tag = "4")]
+    pub problem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListServicesRequest {
@@ -646,6 +1018,55 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "SetBundle"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn list_authorities(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAuthoritiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuthoritiesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ListAuthorities",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ListAuthorities"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One step of an authority's life. Refused if it would leave nothing that signs, or what is still needed untrusted.
+        pub async fn change_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuthoritiesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ChangeAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ChangeAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_identity(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateIdentityRequest>,
@@ -689,6 +1110,264 @@ pub mod admin_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ListIdentities"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn delete_identity(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteIdentityRequest>,
+        ) -> std::result::Result<tonic::Response<super::Identity>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/DeleteIdentity",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "DeleteIdentity"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes the registered identities those of the request, as one transaction; with dry_run only says what would change.
+        pub async fn apply_identities(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApplyIdentitiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyIdentitiesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ApplyIdentities",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ApplyIdentities"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Which identities a caller gets, and what the nearest entry lacks.
+        pub async fn explain_identity(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainIdentityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainIdentityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ExplainIdentity",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ExplainIdentity"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_nodes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNodesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ListNodes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ListNodes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Evict: the node may attest again. Ban: it may not, until it is unbanned.
+        pub async fn change_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Node>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ChangeNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ChangeNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_relationships(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRelationshipsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRelationshipsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/ListRelationships",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "ListRelationships"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn set_relationship(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetRelationshipRequest>,
+        ) -> std::result::Result<tonic::Response<super::Relationship>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/SetRelationship",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "SetRelationship"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn refresh_relationship(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RefreshRelationshipRequest>,
+        ) -> std::result::Result<tonic::Response<super::Relationship>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/RefreshRelationship",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("symbolon.admin.v1.Admin", "RefreshRelationship"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends trust in a domain: its bundle is forgotten everywhere.
+        pub async fn delete_relationship(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRelationshipRequest>,
+        ) -> std::result::Result<tonic::Response<super::Relationship>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/DeleteRelationship",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("symbolon.admin.v1.Admin", "DeleteRelationship"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The newest records, and those that come while the call is open.
+        pub async fn tail_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TailAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::AuditRecord>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/TailAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "TailAudit"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn verify_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyAuditResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/symbolon.admin.v1.Admin/VerifyAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("symbolon.admin.v1.Admin", "VerifyAudit"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_services(
@@ -864,6 +1543,21 @@ pub mod admin_server {
             tonic::Response<super::ShowBundleResponse>,
             tonic::Status,
         >;
+        async fn list_authorities(
+            &self,
+            request: tonic::Request<super::ListAuthoritiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuthoritiesResponse>,
+            tonic::Status,
+        >;
+        /// One step of an authority's life. Refused if it would leave nothing that signs, or what is still needed untrusted.
+        async fn change_authority(
+            &self,
+            request: tonic::Request<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuthoritiesResponse>,
+            tonic::Status,
+        >;
         async fn create_identity(
             &self,
             request: tonic::Request<super::CreateIdentityRequest>,
@@ -873,6 +1567,76 @@ pub mod admin_server {
             request: tonic::Request<super::ListIdentitiesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListIdentitiesResponse>,
+            tonic::Status,
+        >;
+        async fn delete_identity(
+            &self,
+            request: tonic::Request<super::DeleteIdentityRequest>,
+        ) -> std::result::Result<tonic::Response<super::Identity>, tonic::Status>;
+        /// Makes the registered identities those of the request, as one transaction; with dry_run only says what would change.
+        async fn apply_identities(
+            &self,
+            request: tonic::Request<super::ApplyIdentitiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyIdentitiesResponse>,
+            tonic::Status,
+        >;
+        /// Which identities a caller gets, and what the nearest entry lacks.
+        async fn explain_identity(
+            &self,
+            request: tonic::Request<super::ExplainIdentityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainIdentityResponse>,
+            tonic::Status,
+        >;
+        async fn list_nodes(
+            &self,
+            request: tonic::Request<super::ListNodesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodesResponse>,
+            tonic::Status,
+        >;
+        /// Evict: the node may attest again. Ban: it may not, until it is unbanned.
+        async fn change_node(
+            &self,
+            request: tonic::Request<super::ChangeNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Node>, tonic::Status>;
+        async fn list_relationships(
+            &self,
+            request: tonic::Request<super::ListRelationshipsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRelationshipsResponse>,
+            tonic::Status,
+        >;
+        async fn set_relationship(
+            &self,
+            request: tonic::Request<super::SetRelationshipRequest>,
+        ) -> std::result::Result<tonic::Response<super::Relationship>, tonic::Status>;
+        async fn refresh_relationship(
+            &self,
+            request: tonic::Request<super::RefreshRelationshipRequest>,
+        ) -> std::result::Result<tonic::Response<super::Relationship>, tonic::Status>;
+        /// Ends trust in a domain: its bundle is forgotten everywhere.
+        async fn delete_relationship(
+            &self,
+            request: tonic::Request<super::DeleteRelationshipRequest>,
+        ) -> std::result::Result<tonic::Response<super::Relationship>, tonic::Status>;
+        /// Server streaming response type for the TailAudit method.
+        type TailAuditStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::AuditRecord, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The newest records, and those that come while the call is open.
+        async fn tail_audit(
+            &self,
+            request: tonic::Request<super::TailAuditRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TailAuditStream>, tonic::Status>;
+        async fn verify_audit(
+            &self,
+            request: tonic::Request<super::VerifyAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyAuditResponse>,
             tonic::Status,
         >;
         async fn list_services(
@@ -1249,6 +2013,96 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
+                "/symbolon.admin.v1.Admin/ListAuthorities" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAuthoritiesSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListAuthoritiesRequest>
+                    for ListAuthoritiesSvc<T> {
+                        type Response = super::ListAuthoritiesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAuthoritiesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_authorities(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAuthoritiesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/ChangeAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeAuthoritySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ChangeAuthorityRequest>
+                    for ChangeAuthoritySvc<T> {
+                        type Response = super::ListAuthoritiesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::change_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/symbolon.admin.v1.Admin/CreateIdentity" => {
                     #[allow(non_camel_case_types)]
                     struct CreateIdentitySvc<T: Admin>(pub Arc<T>);
@@ -1324,6 +2178,496 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListIdentitiesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/DeleteIdentity" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteIdentitySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::DeleteIdentityRequest>
+                    for DeleteIdentitySvc<T> {
+                        type Response = super::Identity;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteIdentityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::delete_identity(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteIdentitySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/ApplyIdentities" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplyIdentitiesSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ApplyIdentitiesRequest>
+                    for ApplyIdentitiesSvc<T> {
+                        type Response = super::ApplyIdentitiesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApplyIdentitiesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::apply_identities(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplyIdentitiesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/ExplainIdentity" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainIdentitySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ExplainIdentityRequest>
+                    for ExplainIdentitySvc<T> {
+                        type Response = super::ExplainIdentityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainIdentityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::explain_identity(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainIdentitySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/ListNodes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNodesSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ListNodesRequest>
+                    for ListNodesSvc<T> {
+                        type Response = super::ListNodesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListNodesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_nodes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNodesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/ChangeNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeNodeSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ChangeNodeRequest>
+                    for ChangeNodeSvc<T> {
+                        type Response = super::Node;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::change_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/ListRelationships" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRelationshipsSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListRelationshipsRequest>
+                    for ListRelationshipsSvc<T> {
+                        type Response = super::ListRelationshipsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRelationshipsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_relationships(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRelationshipsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/SetRelationship" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetRelationshipSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::SetRelationshipRequest>
+                    for SetRelationshipSvc<T> {
+                        type Response = super::Relationship;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetRelationshipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::set_relationship(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetRelationshipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/RefreshRelationship" => {
+                    #[allow(non_camel_case_types)]
+                    struct RefreshRelationshipSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::RefreshRelationshipRequest>
+                    for RefreshRelationshipSvc<T> {
+                        type Response = super::Relationship;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RefreshRelationshipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::refresh_relationship(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RefreshRelationshipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/DeleteRelationship" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteRelationshipSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::DeleteRelationshipRequest>
+                    for DeleteRelationshipSvc<T> {
+                        type Response = super::Relationship;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRelationshipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::delete_relationship(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteRelationshipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/TailAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct TailAuditSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::TailAuditRequest>
+                    for TailAuditSvc<T> {
+                        type Response = super::AuditRecord;
+                        type ResponseStream = T::TailAuditStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TailAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::tail_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TailAuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/symbolon.admin.v1.Admin/VerifyAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyAuditSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::VerifyAuditRequest>
+                    for VerifyAuditSvc<T> {
+                        type Response = super::VerifyAuditResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::verify_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyAuditSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -5,6 +5,7 @@ fn said<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> wire::Bundles {
     wire::Bundles {
         trust_domain: "a.example".into(),
         bundles: bundles.into_iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.to_jwks().into())).collect(),
+        ..wire::Bundles::default()
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use symbolon_kit::net;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, SvidError, new_key};
 use symbolon_kit::tls::{Expect, Identity};
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_client::NodeClient;
@@ -99,12 +100,11 @@ pub async fn join(
     let (key, csr) = new_key()?;
     // A channel of its own, dropped with this call: connections of the real one must all carry the node's certificate.
     let channel = net::channel(addresses, anonymous, expect_control_plane(trust_domain));
-    let request = wire::AttestRequest { join_token: token.to_owned(), csr: csr.into() };
-    let answer = tokio::time::timeout(TIMEOUT, NodeClient::new(channel).attest(request))
+    let request = wire::AttestRequest::join_token(token, csr);
+    let answer = tokio::time::timeout(TIMEOUT, attest_once(&mut NodeClient::new(channel), request))
         .await
         .map_err(|_| JoinError::Unanswered { why: format!("nothing within {TIMEOUT:?}") })?
-        .map_err(|status| refusal(&status))?
-        .into_inner();
+        .map_err(|status| refusal(&status))?;
     let bundle = answer.bundle.to_vec();
     let svid = svid_of(answer.chain, key).map_err(|why| JoinError::BadAnswer(why.to_string()))?;
     let pattern = format!("spiffe://{trust_domain}/symbolon/node/*");

@@ -147,6 +147,7 @@ impl Sync {
         match update {
             Update::Entries(entries) => self.entries(entries),
             Update::Bundles(bundles) => self.bundles(&bundles),
+            Update::Explain(_) => {}
             Update::WorkloadsAck(ack) => {
                 for refusal in &ack.refusals {
                     self.rejected.inc(&[("reason", "workload")]);

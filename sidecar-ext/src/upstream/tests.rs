@@ -88,7 +88,11 @@ impl ControlPlane {
     pub(crate) fn says_bundles<'a>(&self, bundles: impl IntoIterator<Item = &'a Bundle>) {
         let bundles =
             bundles.into_iter().map(|bundle| (bundle.trust_domain.to_string(), bundle.to_jwks().into())).collect();
-        self.says(Update::Bundles(wire::Bundles { trust_domain: "a.example".into(), bundles }));
+        self.says(Update::Bundles(wire::Bundles {
+            trust_domain: "a.example".into(),
+            bundles,
+            ..wire::Bundles::default()
+        }));
     }
 
     pub(crate) fn says_entries(&self, entries: &[(&str, &str, &str)]) {
@@ -98,7 +102,11 @@ impl ControlPlane {
             selectors: vec![(*selector).into()],
             ..Default::default()
         });
-        self.says(Update::Entries(wire::Entries { entries: entries.collect() }));
+        self.says(Update::Entries(wire::Entries {
+            entries: entries.collect(),
+            full: true,
+            ..wire::Entries::default()
+        }));
     }
 
     pub(crate) fn says(&self, update: Update) {
@@ -144,18 +152,31 @@ impl Served {
 
 #[tonic::async_trait]
 impl Node for Served {
+    type AttestStream = BoxStream<'static, Result<wire::AttestResponse, Status>>;
     type SyncStream = BoxStream<'static, Result<wire::NodeUpdate, Status>>;
     type ReportLoadStream = BoxStream<'static, Result<wire::LoadAck, Status>>;
 
-    async fn attest(&self, request: Request<wire::AttestRequest>) -> Result<Response<wire::AttestResponse>, Status> {
+    async fn attest(
+        &self,
+        request: Request<Streaming<wire::AttestRequest>>,
+    ) -> Result<Response<Self::AttestStream>, Status> {
         *lock(&self.0.attempts) += 1;
-        let request = request.into_inner();
-        if !lock(&self.0.tokens).remove(&request.join_token) {
+        let first = request.into_inner().message().await?.and_then(|first| first.step);
+        let Some(wire::attest_request::Step::Evidence(evidence)) = first else {
+            return Err(Status::invalid_argument("no evidence"));
+        };
+        let Some(wire::evidence::Kind::JoinToken(token)) = evidence.kind else {
+            return Err(Status::invalid_argument("no token"));
+        };
+        if !lock(&self.0.tokens).remove(&token) {
             return Err(Status::permission_denied("the token is unknown or spent"));
         }
-        let svid = self.sign(&request.csr, NODE);
+        let svid = self.sign(&evidence.csr, NODE);
         let bundle = self.0.ca.bundle().to_jwks().into();
-        Ok(Response::new(wire::AttestResponse { spiffe_id: svid.spiffe_id, chain: svid.chain, expires_at: 0, bundle }))
+        let attested =
+            wire::Attested { spiffe_id: svid.spiffe_id, chain: svid.chain, bundle, ..wire::Attested::default() };
+        let answer = wire::AttestResponse { step: Some(wire::attest_response::Step::Attested(attested)) };
+        Ok(Response::new(futures::stream::iter([Ok(answer)]).boxed()))
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
@@ -180,6 +201,14 @@ impl Node for Served {
             wire::Minted { outcome: Some(outcome) }
         };
         Ok(Response::new(wire::MintResponse { results: request.into_inner().csrs.into_iter().map(mint).collect() }))
+    }
+
+    async fn mint_jwt(&self, _: Request<wire::MintJwtRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn mint_wit(&self, _: Request<wire::MintWitRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {

@@ -9,6 +9,7 @@ use symbolon_kit::net;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
 use symbolon_kit::tls::{Expect, Identity};
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_client::NodeClient;
@@ -63,8 +64,8 @@ impl Node {
         let token = plane.token(name).await?;
         let mut node = Self::anonymous(plane).await?;
         let (key, csr) = new_key()?;
-        let answer = node.api().attest(wire::AttestRequest { join_token: token, csr: csr.into() }).await?;
-        node.identity.set_svid(&svid(&answer.into_inner().chain, key)?);
+        let attested = attest_once(&mut node.api(), wire::AttestRequest::join_token(token, csr)).await?;
+        node.identity.set_svid(&svid(&attested.chain, key)?);
         // The anonymous connection ends now, with whatever would be asked over it.
         node.channel = connect(&node.address, &node.identity, &node.trust_domain);
         Ok(node)

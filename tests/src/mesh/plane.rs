@@ -108,12 +108,13 @@ impl Plane {
     /// The control plane's refusal.
     pub async fn entry(&self, node: &str, account: &str) -> anyhow::Result<String> {
         let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(self.folder.path())?);
-        let asked = api::CreateIdentityRequest {
+        let identity = api::Identity {
             spiffe_id: self.settings.id(account),
             node: node.into(),
             selectors: vec![format!("unix:uid:{uid}")],
-            ..api::CreateIdentityRequest::default()
+            ..api::Identity::default()
         };
+        let asked = api::CreateIdentityRequest { identity: Some(identity) };
         Ok(self.admin().create_identity(asked).await?.into_inner().entry_id)
     }
 

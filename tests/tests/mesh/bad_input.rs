@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use symbolon_kit::net::unix_channel;
 use symbolon_proto::admin as api;
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::encoded::RawCodec;
 use symbolon_proto::federation::federation_client::FederationClient;
 use symbolon_proto::node as wire_node;
@@ -251,8 +252,8 @@ async fn wrong_expired_and_reused_tokens_are_refused_each_by_its_word() -> anyho
     let mesh = Mesh::builder().two().start().await?;
     let attest = async |token: &str| -> anyhow::Result<Status> {
         let (_, csr) = symbolon_kit::spiffe::svid::new_key()?;
-        let asked = wire_node::AttestRequest { join_token: token.into(), csr: csr.into() };
-        let answer = Node::anonymous(&mesh.a).await?.api().attest(asked).await;
+        let asked = wire_node::AttestRequest::join_token(token, csr);
+        let answer = attest_once(&mut Node::anonymous(&mesh.a).await?.api(), asked).await;
         Ok(answer.err().unwrap_or_else(|| Status::ok("attested")))
     };
     let short = api::CreateTokenRequest { node: "n1".into(), ttl_seconds: 1 };

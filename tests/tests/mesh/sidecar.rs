@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use symbolon_kit::spiffe::svid::new_key;
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::node as wire;
 use symbolon_proto::workload::X509svidRequest;
 use symbolon_tests::mesh::Mesh;
@@ -26,8 +27,8 @@ async fn of_a_hundred_that_use_one_token_at_once_one_is_attested() -> anyhow::Re
         for _ in 0..10 {
             let (mut api, token, (_, csr)) = (node.api(), token.clone(), new_key()?);
             racing.push(tokio::spawn(async move {
-                let asked = wire::AttestRequest { join_token: token, csr: csr.into() };
-                api.attest(asked).await.map_err(|status| status.code())
+                let asked = wire::AttestRequest::join_token(token, csr);
+                attest_once(&mut api, asked).await.map_err(|status| status.code())
             }));
         }
     }

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use symbolon_kit::spiffe::svid::new_key;
 use symbolon_proto::admin as api;
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::node as wire;
 use symbolon_tests::mesh::Mesh;
 use symbolon_tests::mesh::node::Node;
@@ -14,9 +15,9 @@ use super::shop::{LOCAL, Shop, offer};
 
 async fn attest(plane: &Plane, token: &str) -> anyhow::Result<Result<String, Code>> {
     let (_, csr) = new_key()?;
-    let asked = wire::AttestRequest { join_token: token.into(), csr: csr.into() };
-    let answer = Node::anonymous(plane).await?.api().attest(asked).await;
-    Ok(answer.map(|answer| answer.into_inner().spiffe_id).map_err(|status| status.code()))
+    let asked = wire::AttestRequest::join_token(token, csr);
+    let answer = attest_once(&mut Node::anonymous(plane).await?.api(), asked).await;
+    Ok(answer.map(|answer| answer.spiffe_id).map_err(|status| status.code()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,8 +47,8 @@ async fn killed_after_each_of_many_acknowledgements() -> anyhow::Result<()> {
         let flying = tokio::spawn(async move {
             let mut admin = admin;
             let selectors = vec!["unix:uid:1".into()];
-            let asked =
-                api::CreateIdentityRequest { spiffe_id: id, node: "n1".into(), selectors, ..Default::default() };
+            let identity = api::Identity { spiffe_id: id, node: "n1".into(), selectors, ..Default::default() };
+            let asked = api::CreateIdentityRequest { identity: Some(identity) };
             admin.create_identity(asked).await.map(|created| created.into_inner().entry_id)
         });
         acknowledged.push(mesh.a.entry("n1", &format!("kept-{round}")).await?);

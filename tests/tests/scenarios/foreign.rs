@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use controlplane::cli::demo::plan::{CHECKOUT, Side};
-use symbolon_proto::admin::CreateIdentityRequest;
+use symbolon_proto::admin::{CreateIdentityRequest, Identity};
 use symbolon_tests::{STRAIGHT_UP, Scenario, repository, run};
 
 /// py-spiffe fetches an SVID from the sidecar, once an entry matches its interpreter.
@@ -14,13 +14,13 @@ async fn py_spiffe_fetches_an_svid() -> anyhow::Result<()> {
     scenario.acts.stage.control_plane_ready(Side::A).await?;
     scenario.acts.start_nodes(&[CHECKOUT]).await?;
     let python = which_python().await?;
-    let identity = CreateIdentityRequest {
+    let identity = Identity {
         spiffe_id: "spiffe://a.example/ns/shop/sa/python".into(),
         node: CHECKOUT.name.into(),
         selectors: vec![format!("unix:path:{python}")],
         ..Default::default()
     };
-    scenario.acts.stage.admin(Side::A).create_identity(identity).await?;
+    scenario.acts.stage.admin(Side::A).create_identity(CreateIdentityRequest { identity: Some(identity) }).await?;
     let socket = repository().join(scenario.acts.stage.plan.node_dir(&CHECKOUT)).join("agent.sock");
     let script = repository().join("tests/peers/fetch_svid.py");
     let args = [script.to_string_lossy().into_owned(), socket.to_string_lossy().into_owned()];

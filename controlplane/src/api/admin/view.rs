@@ -73,6 +73,7 @@ pub(super) fn identity(entry: &entries::Entry) -> wire::Identity {
         ttl_seconds: entry.ttl.map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
         dns_names: entry.dns_names.clone(),
         hint: entry.hint.clone(),
+        ..wire::Identity::default()
     }
 }
 

@@ -126,6 +126,7 @@ impl Conversation {
                 debug!(node = %self.node, proxy = ?ack.proxy, serial = ?ack.svid_serial, "secret in use");
                 Ok(())
             }
+            Some(Report::Explained(_)) => Ok(()),
             None => self.end(&Refused::Malformed("a report of no kind; is this control plane too old for it?".into())),
         }
     }
@@ -148,7 +149,8 @@ impl Conversation {
 
     async fn push_entries(&mut self, table: &Table) -> Result<(), Over> {
         let of_node = table.values().filter(|entry| entry.node == self.node);
-        let entries = wire::Entries { entries: of_node.map(|entry| on_wire(entry)).collect() };
+        let entries =
+            wire::Entries { entries: of_node.map(|entry| on_wire(entry)).collect(), removed: Vec::new(), full: true };
         if self.entries.as_ref() == Some(&entries) {
             return Ok(());
         }
@@ -190,6 +192,7 @@ fn on_wire(entry: &Entry) -> wire::Entry {
         ttl_seconds: entry.ttl.map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
         dns_names: entry.dns_names.clone(),
         hint: entry.hint.clone(),
+        ..wire::Entry::default()
     }
 }
 
@@ -197,5 +200,6 @@ fn all_bundles(identity: &Identity, table: &bundles::Table) -> wire::Bundles {
     wire::Bundles {
         trust_domain: identity.trust_domain.to_string(),
         bundles: table.iter().map(|(domain, bundle)| (domain.to_string(), bundle.to_jwks().into())).collect(),
+        ..wire::Bundles::default()
     }
 }

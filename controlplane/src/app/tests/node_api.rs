@@ -1,4 +1,5 @@
 use symbolon_kit::spiffe::svid::new_key;
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::node as wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -60,18 +61,17 @@ async fn a_token_attests_one_node_once() {
     let rig = Rig::start().await;
     let token = rig.token("n1").await;
     let mut node = rig.anonymous().await;
-    let attest = || wire::AttestRequest { join_token: token.clone(), csr: new_key().unwrap().1.into() };
+    let attest = |token: &str| wire::AttestRequest::join_token(token, new_key().unwrap().1);
     // A CSR that is no good does not spend the token.
-    let bad = wire::AttestRequest { join_token: token.clone(), csr: vec![0x30, 0].into() };
-    assert_eq!(node.client.attest(bad).await.unwrap_err().code(), Code::InvalidArgument);
-    let attested = node.client.attest(attest()).await.unwrap().into_inner();
+    let bad = wire::AttestRequest::join_token(token.as_str(), vec![0x30, 0]);
+    assert_eq!(attest_once(&mut node.client, bad).await.unwrap_err().code(), Code::InvalidArgument);
+    let attested = attest_once(&mut node.client, attest(&token)).await.unwrap();
     assert_eq!(attested.spiffe_id, "spiffe://a.example/symbolon/node/n1");
-    let again = node.client.attest(attest()).await.unwrap_err();
+    let again = attest_once(&mut node.client, attest(&token)).await.unwrap_err();
     assert_eq!(again.code(), Code::Unauthenticated);
     assert!(again.message().contains("symbolon token create"), "{again}");
-    let mut wrong = attest();
-    wrong.join_token = "guessed".into();
-    assert_eq!(node.client.attest(wrong).await.unwrap_err().code(), Code::Unauthenticated);
+    let wrong = attest("guessed");
+    assert_eq!(attest_once(&mut node.client, wrong).await.unwrap_err().code(), Code::Unauthenticated);
     assert_eq!(rig.refused("unknown_token"), 2);
     assert_eq!(rig.refused("bad_csr"), 1);
 }

@@ -12,7 +12,8 @@ use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{Svid, new_key};
 use symbolon_kit::tls::{Expect, Identity};
 use symbolon_proto::admin::admin_client::AdminClient;
-use symbolon_proto::admin::{CreateIdentityRequest, CreateTokenRequest, ShowBundleRequest};
+use symbolon_proto::admin::{self, CreateTokenRequest, ShowBundleRequest};
+use symbolon_proto::attest::attest_once;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_client::NodeClient;
 use tonic::transport::Channel;
@@ -80,12 +81,13 @@ impl Rig {
     }
 
     pub(super) async fn entry(&self, node: &str, name: &str) -> String {
-        let asked = CreateIdentityRequest {
+        let identity = admin::Identity {
             spiffe_id: format!("spiffe://{}.example/ns/shop/sa/{name}", self.own),
             node: node.into(),
             selectors: vec!["unix:uid:1000".into()],
-            ..CreateIdentityRequest::default()
+            ..admin::Identity::default()
         };
+        let asked = admin::CreateIdentityRequest { identity: Some(identity) };
         self.admin().create_identity(asked).await.unwrap().into_inner().entry_id
     }
 
@@ -111,8 +113,7 @@ impl Rig {
         let token = self.token(name).await;
         let mut node = self.anonymous().await;
         let (key, csr) = new_key().unwrap();
-        let attested = node.client.attest(wire::AttestRequest { join_token: token, csr: csr.into() }).await.unwrap();
-        let attested = attested.into_inner();
+        let attested = attest_once(&mut node.client, wire::AttestRequest::join_token(token, csr)).await.unwrap();
         assert_eq!(attested.spiffe_id, format!("spiffe://{}.example/symbolon/node/{name}", self.own));
         let chain = attested.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         node.identity.set_svid(&Svid::new(chain, key).unwrap());

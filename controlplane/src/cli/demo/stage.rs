@@ -14,8 +14,8 @@ use symbolon_kit::net;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_proto::admin::admin_client::AdminClient;
 use symbolon_proto::admin::{
-    AcceptPeerRequest, CreateIdentityRequest, CreateTokenRequest, InvitePeerRequest, ListPeersRequest, Peer,
-    SetBundleRequest, ShowBundleRequest,
+    self as wire, AcceptPeerRequest, CreateIdentityRequest, CreateTokenRequest, InvitePeerRequest, ListPeersRequest,
+    Peer, SetBundleRequest, ShowBundleRequest,
 };
 use symbolon_proto::ids::TrustDomain;
 use tokio::time::Instant;
@@ -303,7 +303,7 @@ impl Stage {
         let mut admin = self.admin(node.side);
         let token = CreateTokenRequest { node: node.name.into(), ttl_seconds: 600 };
         let token = admin.create_token(token).await?.into_inner().token;
-        let identity = CreateIdentityRequest {
+        let identity = wire::Identity {
             spiffe_id: node.identity(),
             node: node.name.into(),
             // Envoy itself calls SDS: it is Envoy that must match, and nobody else on this node does.
@@ -313,7 +313,7 @@ impl Stage {
             ],
             ..Default::default()
         };
-        admin.create_identity(identity).await?;
+        admin.create_identity(CreateIdentityRequest { identity: Some(identity) }).await?;
         let bundle = admin.show_bundle(ShowBundleRequest::default()).await?.into_inner().jwks;
         write(&dir.join("bundle.json"), &bundle)?;
         Ok(write(&dir.join("join-token"), token.as_bytes())?)

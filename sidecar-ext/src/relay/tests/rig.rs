@@ -13,7 +13,8 @@ use symbolon_proto::ads_raw::aggregated_discovery_service_server::{
 };
 use symbolon_proto::node::node_server::{Node as NodeApi, NodeServer};
 use symbolon_proto::node::{
-    AttestRequest, AttestResponse, LoadAck, LoadBatch, MintRequest, MintResponse, NodeReport, NodeUpdate,
+    AttestRequest, AttestResponse, LoadAck, LoadBatch, MintJwtRequest, MintJwtResponse, MintRequest, MintResponse,
+    MintWitRequest, NodeReport, NodeUpdate,
 };
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
@@ -224,10 +225,19 @@ struct PlaneNode(mpsc::Sender<LoadStream>);
 
 #[tonic::async_trait]
 impl NodeApi for PlaneNode {
+    type AttestStream = Answers<AttestResponse>;
     type SyncStream = Answers<NodeUpdate>;
     type ReportLoadStream = Answers<LoadAck>;
 
-    async fn attest(&self, _: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
+    async fn attest(&self, _: Request<Streaming<AttestRequest>>) -> Result<Response<Answers<AttestResponse>>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn mint_jwt(&self, _: Request<MintJwtRequest>) -> Result<Response<MintJwtResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn mint_wit(&self, _: Request<MintWitRequest>) -> Result<Response<MintJwtResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
