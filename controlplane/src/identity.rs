@@ -1,10 +1,11 @@
-//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`]), what it signs ([`profile`],
+//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs ([`profile`],
 //! [`issue`]), who may have it ([`entries`], [`tokens`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
 
 pub mod authority;
 pub mod bundles;
 pub mod entries;
 pub mod issue;
+pub mod keys;
 pub mod profile;
 pub mod schedule;
 pub mod tokens;
@@ -50,10 +51,8 @@ pub struct Identity {
 pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
-    #[error("the authority's key file {path} has mode {mode:04o}: only its owner may read it. Run: chmod 600 {path}")]
-    KeyFileMode { path: String, mode: u32 },
-    #[error("the authority's key file {path} {what}: {why}")]
-    KeyFile { path: String, what: &'static str, why: String },
+    #[error(transparent)]
+    Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
     #[error("signing failed: {0}")]
