@@ -20,8 +20,8 @@ check: ## the quick loop: format, lints, unit tests
 	cargo test --workspace --exclude symbolon-tests --all-targets
 
 tools: ## the pinned tools and peers, into target/tools
-	@tests/tools/prerequisites cargo python3 cc
-	@tests/tools/install envoy cargo-deny spiffe
+	@tests/tools/prerequisites cargo python3 cc go
+	@tests/tools/install envoy cargo-deny spiffe go
 
 build: tools ## the programs, as demo, scenarios and tests use them
 	cargo build --locked --workspace --all-targets
