@@ -8,5 +8,5 @@ pub mod renewal;
 pub mod svid;
 pub mod verify;
 
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
