@@ -24,7 +24,7 @@ use super::running::Life;
 use super::{Config, Seams};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
-use crate::model::{Change, MeshView};
+use crate::model::{Change, Labels, MeshView, Relationships};
 use crate::snapshot::SnapshotSet;
 use crate::sources::nodes;
 use crate::store::{self, SharedStore};
@@ -111,10 +111,15 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
     let edges = &life.edges;
+    let (kept, relationships) = watch::channel(Arc::new(relationships(config)));
+    edges.spawn("relationships", hold(kept, edges.drain.clone()));
+    let conversations = node::Conversations::default();
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
         loads: Arc::new(ToRollouts(rollouts.clone())),
+        relationships,
+        conversations: conversations.clone(),
         clock: seams.clock.clone(),
         report_every: config.report_every,
         tasks: edges.tasks.clone(),
@@ -126,6 +131,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         rollouts,
         proxies,
         view: state.view,
+        conversations,
         clock: seams.clock.clone(),
         tasks: edges.tasks.clone(),
         drain: edges.drain.clone(),
@@ -215,9 +221,15 @@ async fn rollouts(
     rollout::Engine::start(parts, &life.core.tasks, life.core.drain.clone()).await.context("the rollouts")
 }
 
-async fn hold(synced: watch::Sender<bool>, drain: Drain) {
+/// Keeps what nobody changes any more, for those who watch it.
+async fn hold<T: Send + Sync>(kept: watch::Sender<T>, drain: Drain) {
     drain.cancelled().await;
-    drop(synced);
+    drop(kept);
+}
+
+/// The peers of the configuration.
+fn relationships(config: &Config) -> Relationships {
+    config.peers.iter().map(|peer| (peer.trust_domain.clone(), Labels::new())).collect()
 }
 
 fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
