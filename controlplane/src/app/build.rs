@@ -18,6 +18,7 @@ use tonic::service::Routes;
 
 use super::adapters::{Book, ByEntries, ToRollouts};
 use super::addresses::Addresses;
+use super::lifetimes::Lifetimes;
 use super::own_svid::OwnSvid;
 use super::publish::Publisher;
 use super::running::Life;
@@ -92,6 +93,9 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let registrations = nodes::Handle::new(core.store.clone(), changes, core.entitlements.clone());
     unstarted.fold([definitions(config)]);
     unstarted.fold(registrations.restore().await.context("stored registrations")?);
+    let (entries, usual) = (core.identity.entries.clone(), config.identity.svid_ttl);
+    let (first, lifetimes) = Lifetimes::new(entries, usual, state.changes.clone());
+    unstarted.fold(first);
 
     let (mut publisher, snapshots) = publisher(config, &life.metrics);
     let (ads, proxies) = xds::serve(snapshots, core.entitlements.clone(), &life.metrics, life.edges.drain.clone());
@@ -106,13 +110,14 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
 
     publisher.publish(&state.view.borrow().clone());
     unstarted.spawn(&life.core.tasks, life.core.drain.clone());
+    life.core.spawn("lifetimes", lifetimes.run(life.core.drain.clone()));
     life.core.spawn("snapshots", publisher.run(state.view.clone(), life.core.drain.clone()));
     synced.send_replace(true);
     life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
     let edges = &life.edges;
     let (kept, relationships) = watch::channel(Arc::new(relationships(config)));
-    edges.spawn("relationships", hold(kept, edges.drain.clone()));
+    life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
     let conversations = node::Conversations::default();
     let node_parts = node::Parts {
         identity: core.identity.clone(),

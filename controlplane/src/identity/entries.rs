@@ -84,6 +84,8 @@ pub struct ByName;
 #[derive(Clone, Debug)]
 pub struct Entries {
     bounds: Arc<check::Bounds>,
+    /// Of SVIDs whose entry names no TTL.
+    usual_ttl: Duration,
     store: SharedStore,
     clock: Clock,
     nodes: Arc<dyn NodeSelectors>,
@@ -133,6 +135,7 @@ impl Entries {
         }
         Ok(Self {
             bounds: Arc::new(check::Bounds { trust_domain: config.trust_domain.clone(), longest: config.ca_ttl }),
+            usual_ttl: config.svid_ttl,
             store,
             clock,
             nodes,
@@ -208,16 +211,16 @@ impl Entries {
         Feed::new(self.clone(), node)
     }
 
-    /// Identities whose entries give a lifetime to SVIDs, with the shortest.
+    /// Identities whose SVIDs do not live as long as usual, with the shortest that their entries give.
     pub fn lifetimes(&self) -> Vec<(SpiffeId, Duration)> {
-        let of = |table: &table::Table, id: SpiffeId| table.shortest_ttl(&id).map(|ttl| (id, ttl));
+        let of = |table: &table::Table, id: SpiffeId| table.lifetime(&id, self.usual_ttl).map(|ttl| (id, ttl));
         self.read(|table| table.with_ttl().into_iter().filter_map(|id| of(table, id)).collect())
     }
 
-    /// The next identities of which an entry has changed, with the shortest lifetime that their entries give now. For one caller.
+    /// The next identities of which an entry has changed, as [`Entries::lifetimes`] has them now. For one caller.
     pub async fn changed_lifetimes(&self) -> Vec<(SpiffeId, Option<Duration>)> {
         let touched = self.read(|table| table.touched.clone()).take().await;
-        self.read(|table| touched.into_iter().map(|id| (id.clone(), table.shortest_ttl(&id))).collect())
+        self.read(|table| touched.into_iter().map(|id| (id.clone(), table.lifetime(&id, self.usual_ttl))).collect())
     }
 
     /// Attestation found something else true of `node`.

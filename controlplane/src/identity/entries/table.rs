@@ -115,9 +115,10 @@ impl Table {
         visible
     }
 
-    /// The shortest lifetime of SVIDs of this identity, if an entry gives one.
-    pub(super) fn shortest_ttl(&self, id: &SpiffeId) -> Option<Duration> {
-        self.of_identity(id).filter_map(|entry| entry.ttl).min()
+    /// The shortest lifetime of SVIDs of this identity, if that is not the `usual` one of all.
+    pub(super) fn lifetime(&self, id: &SpiffeId, usual: Duration) -> Option<Duration> {
+        let workloads = self.of_identity(id).filter(|entry| !entry.is_alias());
+        workloads.map(|entry| entry.ttl.unwrap_or(usual)).min().filter(|ttl| *ttl != usual)
     }
 
     /// Identities of which an entry gives a lifetime.
