@@ -12,7 +12,7 @@ pub mod schedule;
 pub mod tokens;
 
 use std::path::PathBuf;
-
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -116,12 +116,15 @@ impl Identity {
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
         let (authority, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
-        tasks.spawn("authority", OnExit::Shutdown, authority.run(drain));
+        tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
+        let nodes = Arc::new(entries::ByName);
+        let entries = entries::Entries::load(&config, store.clone(), clock.clone(), nodes).await?;
+        tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
-            entries: entries::Entries::load(config.trust_domain, config.svid_ttl, store.clone()).await?,
             nodes: nodes::Nodes::load(store.clone(), clock.clone()).await?,
+            entries,
             tokens: tokens::Tokens::new(store, clock),
             bundles,
             svid_ttl: config.svid_ttl,
@@ -154,11 +157,8 @@ impl Identity {
     /// # Errors
     /// If the entry is not the node's (invariant I1), or the CSR is refused.
     pub fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
-        let entry = self.entries.by_id(entry_id).ok_or(Refusal::UnknownEntry)?;
-        if entry.node != *node {
-            return Err(Refusal::NotYourEntry);
-        }
-        let ttl = entry.ttl.unwrap_or(self.svid_ttl);
+        let entry = self.entries.granted(node, entry_id)?;
+        let ttl = self.entries.cut(&entry, entry.ttl.unwrap_or(self.svid_ttl));
         self.mint(profile::Request::parse(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
     }
 

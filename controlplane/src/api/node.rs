@@ -1,8 +1,9 @@
 //! The Node service: what sidecars say to their control plane, and hear from it. [`caller`] says who calls, [`sync`] is the
-//! standing conversation, [`load`] takes load reports.
+//! standing conversation ([`conversations`] are those that are open), [`load`] takes load reports.
 
 mod attest;
 mod caller;
+mod conversations;
 mod load;
 mod sync;
 
@@ -16,14 +17,16 @@ use symbolon_kit::net::PeerIdentity;
 use symbolon_kit::supervise::Tasks;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_server::{Node as NodeService, NodeServer};
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::identity::{Identity, Minted, Refusal};
-use crate::model::NodeName;
+use crate::model::{NodeName, Relationships};
 use crate::sources::nodes;
 
+pub use conversations::{Conversations, Unanswered};
 pub use load::{LoadRefused, LoadSink};
 
 /// The most CSRs in one Mint (bad input 20).
@@ -39,6 +42,9 @@ pub struct Parts {
     pub identity: Identity,
     pub registrations: nodes::Handle,
     pub loads: Arc<dyn LoadSink>,
+    /// Whom the mesh federates with, for the entries that do not name it.
+    pub relationships: watch::Receiver<Arc<Relationships>>,
+    pub conversations: Conversations,
     pub clock: Clock,
     /// How often nodes are asked to forward load reports.
     pub report_every: Duration,
@@ -50,14 +56,13 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Node {
     parts: Parts,
-    conversations: sync::Conversations,
     refusals: Counter,
 }
 
 /// The service as a tonic server, with its limits.
 pub fn server(parts: Parts, metrics: &Metrics) -> NodeServer<Node> {
     let refusals = metrics.counter("symbolon_node_api_refusals", "Requests of nodes that were refused, by reason");
-    let node = Node { parts, conversations: sync::Conversations::default(), refusals };
+    let node = Node { parts, refusals };
     NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
@@ -125,7 +130,7 @@ impl NodeService for Node {
 
     async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {
         let node = self.caller(&request)?;
-        let outbox = sync::start(&self.parts, &self.conversations, &self.refusals, node, request.into_inner());
+        let outbox = sync::start(&self.parts, &self.refusals, node, request.into_inner());
         Ok(Response::new(outbox))
     }
 

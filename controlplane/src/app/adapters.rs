@@ -21,15 +21,9 @@ use crate::{rollout, xds};
 #[derive(Clone, Debug)]
 pub(super) struct ByEntries(pub(super) Identity);
 
-impl ByEntries {
-    fn entitled(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.0.entries.all().values().any(|entry| entry.node == *node && entry.spiffe_id == *identity)
-    }
-}
-
 impl Entitlements for ByEntries {
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.entitled(node, identity)
+        self.0.entries.may_run(node, identity)
     }
 }
 
@@ -39,7 +33,7 @@ impl xds::Admission for ByEntries {
     }
 
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.entitled(node, identity)
+        self.0.entries.may_run(node, identity)
     }
 }
 
