@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::net::{Limits, PeerIdentity};
+use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::node::node_report::Report;
 use symbolon_proto::node::node_server::{Node, NodeServer};
 use symbolon_proto::node::node_update::Update;
@@ -233,6 +234,16 @@ impl Node for Served {
     }
 }
 
+/// Knows one process.
+#[derive(Debug)]
+struct Attested;
+
+impl Explainer for Attested {
+    fn explain(&self, pid: i32) -> Result<Vec<String>, String> {
+        if pid == 7 { Ok(vec!["unix:uid:1".into()]) } else { Err("no such process".into()) }
+    }
+}
+
 /// One run of the sidecar's upstream.
 struct Run {
     handle: Handle,
@@ -257,6 +268,7 @@ impl Run {
             keep: Keep::open(dir)?,
             clock: Clock::system(),
             seed: 1,
+            explainer: Arc::new(Attested),
         };
         let handle = start(config, &tasks, &drain, &metrics)?;
         Ok(Self { handle, tasks, drain, metrics })
@@ -360,13 +372,13 @@ async fn last_known_good_is_served_before_the_control_plane_is_there() {
     control_plane.says_bundles([&control_plane.script.ca.bundle(), &b.bundle()]);
     let run = Run::start(&control_plane, &data, token("good"));
     run.entries().await;
-    until(&mut run.handle.heard().bundles.clone(), |bundles| bundles.len() == 2).await;
+    until(&mut run.handle.heard().trust.clone(), |trust| trust.bundles.len() == 2).await;
     run.stop().await;
     control_plane.stop().await;
 
     let run = Run::start(&control_plane, &data, JoinToken::None);
     assert_eq!(run.handle.heard().entries.borrow().as_ref().unwrap()[0].spiffe_id.as_str(), WEB, "at once");
-    assert_eq!(run.handle.heard().bundles.borrow().len(), 2);
+    assert_eq!(run.handle.heard().trust.borrow().bundles.len(), 2);
     assert!(!*run.handle.connected().borrow());
     control_plane.says_entries(&[]);
     control_plane = control_plane.listen().await;
@@ -393,7 +405,7 @@ async fn i_5_a_lost_connection_withdraws_nothing_and_reports_are_made_again() {
     control_plane.stop().await;
     until(&mut run.handle.connected(), |connected| !*connected).await;
     assert_eq!(run.entries().await.len(), 1);
-    assert_eq!(run.handle.heard().bundles.borrow().len(), 1);
+    assert_eq!(run.handle.heard().trust.borrow().bundles.len(), 1);
 
     control_plane = control_plane.listen().await;
     run.connected().await;

@@ -144,7 +144,7 @@ async fn w_9_a_withdrawn_entry_ends_the_stream_with_permission_denied() {
     let (agent, _) = agent(&Ca::new("a.example"));
     let mut stream = svids(&agent).await;
     assert!(soon(stream.message()).await.unwrap().is_some());
-    agent.change(|view| view.held.clear());
+    agent.change(|view| view.hold(Vec::new()));
     assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
@@ -153,7 +153,7 @@ async fn the_local_file_ends_a_stream_that_it_no_longer_allows() {
     let (agent, _) = agent(&Ca::new("a.example"));
     let mut stream = svids(&agent).await;
     assert!(soon(stream.message()).await.unwrap().is_some());
-    agent.change(|view| view.workloads = Arc::from([workload("web", WEB, &["unix:path:/usr/bin/other"])]));
+    agent.change(|view| view.narrow(&[workload("web", WEB, &["unix:path:/usr/bin/other"])]));
     assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::PermissionDenied);
 }
 

@@ -5,6 +5,7 @@ use symbolon_proto::ids::TrustDomain;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::identity::Held;
 use crate::testing::{Ca, HOUR, entry, now, soon, until};
 
 const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
@@ -51,7 +52,7 @@ struct Rig {
     view: watch::Receiver<Arc<View>>,
     drain: Drain,
     task: tokio::task::JoinHandle<()>,
-    _bundles: watch::Sender<Arc<BundleTable>>,
+    trust: watch::Sender<Arc<Trust>>,
     _workloads: watch::Sender<Arc<[Workload]>>,
 }
 
@@ -72,21 +73,21 @@ fn list(entries: Vec<Entry>) -> Option<EntryList> {
 impl Rig {
     fn start(fake: Arc<Fake>, dir: &std::path::Path, first: Option<EntryList>) -> Self {
         let (entries, entries_rx) = watch::channel(first);
-        let (bundles, bundles_rx) = watch::channel(Arc::default());
+        let (trust, trust_rx) = watch::channel(Arc::default());
         let (workloads, workloads_rx) = watch::channel(Arc::<[Workload]>::from([]));
         let own: TrustDomain = "a.example".parse().unwrap();
-        let (view_tx, view) = watch::channel(Arc::new(View::empty(own, Arc::from([]))));
+        let (view_tx, view) = watch::channel(Arc::new(View::empty(own)));
         let setup = Setup {
             keep: Keep::open(&dir.join("svids")).unwrap(),
             clock: Clock::system(),
             seed: 1,
             counts: Counts::new(&Metrics::new()),
         };
-        let inputs = Inputs { entries: entries_rx, bundles: bundles_rx, workloads: workloads_rx };
+        let inputs = Inputs { entries: entries_rx, trust: trust_rx, workloads: workloads_rx };
         let drain = Drain::new();
         let cache = Cache::new(fake.clone(), setup, inputs, view_tx);
         let task = tokio::spawn(cache.run(drain.clone()));
-        Self { fake, entries, view, drain, task, _bundles: bundles, _workloads: workloads }
+        Self { fake, entries, view, drain, task, trust, _workloads: workloads }
     }
 
     async fn stop(self) {
