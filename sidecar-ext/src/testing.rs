@@ -24,9 +24,9 @@ use tonic::service::Routes;
 use tonic::transport::Channel;
 
 use crate::attest::Attestor;
+use crate::bundle::Shelf;
 use crate::config::{Header, Workload};
 use crate::guard::Guard;
-use crate::bundle::Shelf;
 use crate::identity::{Entry, Held, Holding, Index, Narrowing, View};
 use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};

@@ -29,9 +29,9 @@ use tonic::transport::Channel;
 use crate::bundle::{Book, Trust};
 use crate::config::JoinToken;
 use crate::keep::{Keep, KeepError};
+pub use entries::EntryList;
 pub use node::FILE as NODE_FILE;
 pub use reports::Reports;
-pub use entries::EntryList;
 
 /// For one batch of CSRs.
 const MINT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -286,7 +286,7 @@ mod tests {
         let before = size();
         let change = say(delta(&[entry("e1", 1)], &[]));
         assert_eq!(size(), before + change);
-        for ttl in 0..20_000 {
+        for ttl in 0..6000 {
             say(delta(&[entry("e1", ttl)], &[]));
         }
         assert!(size() < before + MIN_CHANGES_BYTES + change, "{}", size());

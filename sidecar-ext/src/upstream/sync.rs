@@ -191,7 +191,10 @@ impl Sync {
         let taken = self.said.take(said)?;
         for (id, spiffe_id) in taken.ignored {
             self.rejected.inc(&[("reason", "entry")]);
-            warn!(id, spiffe_id, "an entry without selectors, or with an ID that is not for workloads here, is ignored");
+            warn!(
+                id,
+                spiffe_id, "an entry without selectors, or with an ID that is not for workloads here, is ignored"
+            );
         }
         let first = self.entries.borrow().is_none();
         if taken.changed || first {
