@@ -95,6 +95,14 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemT
     Ok((time(parsed.validity.not_before), time(parsed.validity.not_after)))
 }
 
+/// The serial number, lower-case hex as in [`Svid::serial`].
+///
+/// # Errors
+/// If it cannot be parsed.
+pub fn serial(certificate: &CertificateDer<'_>) -> Result<String, SvidError> {
+    Ok(hex(parse(certificate)?.raw_serial()))
+}
+
 /// The SPIFFE ID of a leaf that keeps the X509-SVID profile (X-1 to X-13: one URI SAN, CA:FALSE, key usage present and critical
 /// with digitalSignature and neither keyCertSign nor cRLSign, both EKUs if any).
 ///
