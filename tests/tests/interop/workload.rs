@@ -80,7 +80,7 @@ async fn w_2_foreign_clients_see_each_rotation_once() -> anyhow::Result<()> {
         anyhow::Ok(serials)
     };
     let (ours, by_go, by_python, by_crate) =
-        tokio::try_join!(told(&sidecar, ROTATIONS + 1), by_go, by_python, by_crate)?;
+        tokio::try_join!(told(&sidecar, ROTATIONS + 3), by_go, by_python, by_crate)?;
     for (name, seen) in BTreeMap::from([("go-spiffe", by_go), ("py-spiffe", by_python), ("crate spiffe", by_crate)]) {
         // A client may have come later than our own stream; from then on it misses nothing and hears nothing twice.
         let from = ours.iter().position(|serial| *serial == seen[0]);
