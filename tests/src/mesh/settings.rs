@@ -58,7 +58,7 @@ impl Settings {
             "trustDomain": format!("{}.example", self.name),
             "dataDir": folder.join("data"),
             "listen": {"node": node, "federation": federation, "http": http, "admin": folder.join("admin/admin.sock")},
-            "identity": {"caTtl": "24h", "svidTtl": self.svid_ttl, "refreshHint": "30s"},
+            "identity": {"caTtl": "24h", "svidTtl": self.svid_ttl, "refreshHint": "60s"},
             "services": self.services,
             "federatedServices": self.federated,
             "rolloutPolicy": self.policy,
