@@ -13,5 +13,5 @@ pub mod token_key;
 pub mod verify;
 pub mod wit;
 
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -19,6 +19,11 @@ pub fn token(hash: &str) -> Key {
     key(format!("identity/tokens/{hash}"))
 }
 
+/// What is known of join tokens beyond each of them.
+pub fn token_ledger() -> Key {
+    key("identity/token-ledger".into())
+}
+
 /// All join tokens.
 pub fn tokens() -> Prefix {
     Prefix("identity/tokens/".into())
@@ -47,6 +52,21 @@ pub fn bundle(trust_domain: &TrustDomain) -> Key {
 /// All bundles.
 pub fn bundles() -> Prefix {
     Prefix("identity/bundles/".into())
+}
+
+/// A node that has attested, or is banned.
+pub fn attested_node(node: &NodeName) -> Key {
+    key(format!("identity/nodes/{node}"))
+}
+
+/// All nodes that have attested, or are banned.
+pub fn attested_nodes() -> Prefix {
+    Prefix("identity/nodes/".into())
+}
+
+/// The node in an [`attested_node`] key.
+pub fn name_of_attested_node(key: &Key) -> Option<NodeName> {
+    key.0.strip_prefix("identity/nodes/")?.parse().ok()
 }
 
 /// What a node registered last.
