@@ -10,6 +10,7 @@ pub mod issue;
 pub mod keys;
 pub mod nodes;
 pub mod profile;
+mod reuse;
 pub mod schedule;
 pub mod tokens;
 
@@ -101,6 +102,8 @@ pub enum Refusal {
     BadCsr(String),
     #[error("the CSR's key is not acceptable: {0}")]
     WeakKey(String),
+    #[error("the CSR's key is certified for another identity already; make a new key")]
+    KeyInUse,
     #[error("the CSR asks for {0}, which is not granted")]
     NotGranted(String),
     #[error("there is no such entry")]
@@ -216,6 +219,7 @@ impl Refusal {
         match self {
             Self::BadCsr(_) => "bad_csr",
             Self::WeakKey(_) => "weak_key",
+            Self::KeyInUse => "key_in_use",
             Self::NotGranted(_) => "not_granted",
             Self::UnknownEntry => "unknown_entry",
             Self::NotYourEntry => "not_your_entry",

@@ -3,9 +3,12 @@
 
 mod mesh {
     mod bad_input;
+    mod chains;
     mod commands;
+    mod csr;
     mod identity;
     mod link;
+    mod oracle;
     mod path;
     mod rollout;
     mod shop;

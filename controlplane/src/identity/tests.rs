@@ -3,6 +3,7 @@ mod bundles;
 mod csr;
 mod entries;
 mod nodes;
+mod minted;
 mod tokens;
 
 use std::os::unix::fs::PermissionsExt as _;
