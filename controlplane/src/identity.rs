@@ -1,16 +1,17 @@
-//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`]), what it signs ([`profile`],
+//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs ([`profile`],
 //! [`issue`]), who may have it ([`entries`], [`tokens`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
 
 pub mod authority;
 pub mod bundles;
 pub mod entries;
 pub mod issue;
+pub mod keys;
+pub mod nodes;
 pub mod profile;
 pub mod schedule;
 pub mod tokens;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -41,6 +42,7 @@ pub struct Identity {
     pub issuer: issue::Issuer,
     pub entries: entries::Entries,
     pub tokens: tokens::Tokens,
+    pub nodes: nodes::Nodes,
     pub bundles: bundles::Bundles,
     svid_ttl: Duration,
 }
@@ -50,10 +52,8 @@ pub struct Identity {
 pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
-    #[error("the authority's key file {path} has mode {mode:04o}: only its owner may read it. Run: chmod 600 {path}")]
-    KeyFileMode { path: String, mode: u32 },
-    #[error("the authority's key file {path} {what}: {why}")]
-    KeyFile { path: String, what: &'static str, why: String },
+    #[error(transparent)]
+    Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
     #[error("signing failed: {0}")]
@@ -88,6 +88,12 @@ pub enum Refusal {
     UnknownToken,
     #[error("the join token has expired; make a new one with `symbolon token create`")]
     ExpiredToken,
+    #[error("this node is banned{}", reason_of(.0))]
+    NodeBanned(std::sync::Arc<str>),
+    #[error("this node must attest again: {0}")]
+    NodeGone(&'static str),
+    #[error("a node {node} has attested by {attestor}; evict it first if another is to take its name")]
+    NameTaken { node: NodeName, attestor: std::sync::Arc<str> },
     #[error("the authority cannot sign now; try again")]
     Unavailable,
 }
@@ -110,13 +116,14 @@ impl Identity {
         let (authority, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
-        let nodes = Arc::new(entries::ByName);
-        let entries = entries::Entries::load(&config, store.clone(), clock.clone(), nodes).await?;
+        let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
+        let entries = entries::Entries::load(&config, store.clone(), clock.clone(), nodes.watch()).await?;
         tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
             entries,
+            nodes,
             tokens: tokens::Tokens::new(store, clock),
             bundles,
             svid_ttl: config.svid_ttl,
@@ -180,6 +187,10 @@ impl Identity {
     }
 }
 
+fn reason_of(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
 impl Refusal {
     /// A stable word for metrics and answers.
     pub fn label(&self) -> &'static str {
@@ -191,6 +202,9 @@ impl Refusal {
             Self::NotYourEntry => "not_your_entry",
             Self::UnknownToken => "unknown_token",
             Self::ExpiredToken => "expired_token",
+            Self::NodeBanned(_) => "node_banned",
+            Self::NodeGone(_) => "node_gone",
+            Self::NameTaken { .. } => "name_taken",
             Self::Unavailable => "unavailable",
         }
     }

@@ -6,6 +6,7 @@ mod json;
 mod jwks;
 pub mod renewal;
 pub mod svid;
+pub mod token_key;
 pub mod verify;
 
 #[cfg(test)]

@@ -227,7 +227,11 @@ impl Refused {
             Self::Identity(refusal) => match refusal {
                 Refusal::BadCsr(_) | Refusal::WeakKey(_) => Status::invalid_argument(text),
                 Refusal::UnknownEntry => Status::not_found(text),
-                Refusal::NotYourEntry | Refusal::NotGranted(_) => Status::permission_denied(text),
+                Refusal::NotYourEntry
+                | Refusal::NotGranted(_)
+                | Refusal::NodeBanned(_)
+                | Refusal::NodeGone(_)
+                | Refusal::NameTaken { .. } => Status::permission_denied(text),
                 Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
                 Refusal::Unavailable => Status::unavailable(text),
             },

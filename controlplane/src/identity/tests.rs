@@ -2,6 +2,8 @@ mod authority;
 mod bundles;
 mod csr;
 mod entries;
+mod feed;
+mod plan;
 mod tokens;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -49,6 +49,21 @@ pub fn bundles() -> Prefix {
     Prefix("identity/bundles/".into())
 }
 
+/// A node that has attested, or is banned.
+pub fn attested_node(node: &NodeName) -> Key {
+    key(format!("identity/nodes/{node}"))
+}
+
+/// All nodes that have attested, or are banned.
+pub fn attested_nodes() -> Prefix {
+    Prefix("identity/nodes/".into())
+}
+
+/// The node in an [`attested_node`] key.
+pub fn name_of_attested_node(key: &Key) -> Option<NodeName> {
+    key.0.strip_prefix("identity/nodes/")?.parse().ok()
+}
+
 /// What a node registered last.
 pub fn node_workloads(node: &NodeName) -> Key {
     key(format!("nodes/{node}/workloads"))
