@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use super::adapters::{Book, ByEntries, ToRollouts};
+use super::adapters::{Book, ByEntries, Tenures, ToRollouts};
 use super::addresses::Addresses;
 use super::lifetimes::Lifetimes;
 use super::own_svid::OwnSvid;
@@ -42,6 +42,7 @@ pub struct App {
     pub(super) addresses: Addresses,
     pub(super) ports: Ports,
     pub(super) tls: tls::Identity,
+    pub(super) standing: Arc<Tenures>,
     pub(super) services: Services,
     pub(super) life: Life,
 }
@@ -119,6 +120,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let (kept, relationships) = watch::channel(Arc::new(relationships(config)));
     life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
     let conversations = node::Conversations::default();
+    let standing = Arc::new(Tenures(core.identity.clone()));
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
@@ -147,7 +149,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         admin: Routes::new(admin::server(admin_parts)),
     };
     addresses.write(&config.data_dir).context("addresses.json cannot be written")?;
-    Ok(App { addresses, ports, tls: core.tls, services, life: life.clone() })
+    Ok(App { addresses, ports, tls: core.tls, standing, services, life: life.clone() })
 }
 
 async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Core> {
@@ -249,6 +251,9 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         key_dir: config.data_dir.join("keys"),
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
+        node_ttl: config.identity.node_ttl,
+        x509pop: config.x509pop.clone(),
+        fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
     };
     Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)

@@ -36,8 +36,11 @@ fn waiting(feed: &mut Feed) -> Option<Delta> {
 
 async fn attest(identity: &Identity, name: &str, selector: &str) {
     let minted = identity.renew_node(&node(name), &plain_csr()).unwrap();
-    let attested =
-        nodes::Attested { name: node(name), selectors: [selector.parse().unwrap()].into(), can_reattest: true };
+    let attested = crate::identity::nodes::Attested {
+        name: node(name),
+        selectors: [selector.parse().unwrap()].into(),
+        can_reattest: true,
+    };
     identity.nodes.admit("x509pop", attested, &minted).await.unwrap();
 }
 
