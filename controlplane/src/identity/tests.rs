@@ -2,8 +2,10 @@ mod authority;
 mod bundles;
 mod csr;
 mod entries;
-mod nodes;
+mod feed;
 mod minted;
+mod nodes;
+mod plan;
 mod tokens;
 
 use std::os::unix::fs::PermissionsExt as _;
