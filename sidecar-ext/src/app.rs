@@ -33,8 +33,9 @@ use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};
 use crate::server;
 use crate::svid::cache::{self, Cache};
+use crate::tokens::{self, Tokens};
 use crate::upstream;
-use crate::workload_api::WorkloadApi;
+use crate::workload_api::{WorkloadApi, reflection};
 
 /// What differs between the product and a simulation.
 #[derive(Clone, Debug)]
@@ -116,7 +117,8 @@ impl App {
 
         let refused =
             metrics.counter("symbolon_sidecar_callers_refused", "Calls on the Unix sockets refused, by reason");
-        let agent = self.agent_routes(&upstream, &view, &refused, &drain, &metrics);
+        let tokens = self.start_tokens(&upstream, &tasks, &drain, &metrics);
+        let agent = self.agent_routes(&upstream, &view, tokens, &refused, &drain, &metrics)?;
         let xds = relay::start(
             relay::Config::default(),
             Arc::new(upstream.clone()),
@@ -188,20 +190,29 @@ impl App {
         Ok(view)
     }
 
+    fn start_tokens(&self, upstream: &upstream::Handle, tasks: &Tasks, drain: &Drain, metrics: &Metrics) -> Tokens {
+        let (trust, entries) = (upstream.heard().trust.clone(), upstream.heard().entries.clone());
+        let (clock, counts) = (self.seams.clock.clone(), tokens::Counts::new(metrics));
+        let (tokens, keeper) = tokens::Keeper::new(Arc::new(upstream.clone()), clock, counts, trust, entries);
+        tasks.spawn("tokens", OnExit::Shutdown, keeper.run(drain.clone()));
+        tokens
+    }
+
     fn agent_routes(
         &self,
         upstream: &upstream::Handle,
         view: &watch::Receiver<Arc<View>>,
+        tokens: Tokens,
         refused: &symbolon_kit::metrics::Counter,
         drain: &Drain,
         metrics: &Metrics,
-    ) -> Routes {
+    ) -> anyhow::Result<Routes> {
         let guard = Guard::new(STREAMS_PER_UID, refused.clone());
         let acks = Acks::new(Arc::new(upstream.clone()));
-        let workload_api = WorkloadApi::server(view.clone(), guard.clone(), drain.clone());
+        let workload_api = WorkloadApi::server(view.clone(), tokens, guard.clone(), drain.clone());
         let (counts, header) = (sds::Counts::new(metrics), self.config.sds_header);
         let sds = Sds::server(view.clone(), guard, acks, counts, header, drain.clone());
-        Routes::new(workload_api).add_service(sds)
+        reflection::add(Routes::new(workload_api).add_service(sds))
     }
 }
 

@@ -32,7 +32,8 @@ use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};
 use crate::selector::{Selector, Selectors};
 use crate::server;
-use crate::workload_api::WorkloadApi;
+use crate::tokens;
+use crate::workload_api::{WorkloadApi, reflection};
 
 /// A certificate authority of one trust domain, on the machine's clock.
 pub(crate) struct Ca {
@@ -196,6 +197,8 @@ pub(crate) struct Agent {
     pub(crate) drain: Drain,
     pub(crate) metrics: Metrics,
     pub(crate) acks: mpsc::UnboundedReceiver<SecretAck>,
+    /// Of tokens.
+    pub(crate) issuer: Arc<tokens::tests::Fake>,
     _dir: tempfile::TempDir,
 }
 
@@ -215,13 +218,18 @@ impl Agent {
         let refused = metrics.counter("refused", "test");
         let guard = Guard::new(streams, refused.clone());
         let (tx, acks) = mpsc::unbounded_channel();
-        let workload_api = WorkloadApi::server(views.clone(), guard.clone(), drain.clone());
+        let issuer = tokens::tests::Fake::new(Clock::system());
+        let (trust, entries) = (watch::channel(Arc::default()).1, watch::channel(None).1);
+        let counts = tokens::Counts::new(&metrics);
+        let (tokens, keeper) = tokens::Keeper::new(issuer.clone(), Clock::system(), counts, trust, entries);
+        tokio::spawn(keeper.run(drain.clone()));
+        let workload_api = WorkloadApi::server(views.clone(), tokens, guard.clone(), drain.clone());
         let counts = sds::Counts::new(&metrics);
         let sds = Sds::server(views, guard, Acks::new(Arc::new(Sink(tx))), counts, header, drain.clone());
-        let routes = Routes::new(workload_api).add_service(sds);
+        let routes = reflection::add(Routes::new(workload_api).add_service(sds)).unwrap();
         let listener = server::bind(&socket).unwrap();
         tokio::spawn(server::serve(listener, routes, Attestor::default(), refused, drain.clone()));
-        Self { view, socket, drain, metrics, acks, _dir: dir }
+        Self { view, socket, drain, metrics, acks, issuer, _dir: dir }
     }
 
     pub(crate) fn channel(&self) -> Channel {

@@ -2,6 +2,8 @@
 //! states: the first at once, then one per change and no other.
 
 mod answer;
+pub mod claims;
+pub mod reflection;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +18,11 @@ use tonic::{Request, Response, Status};
 use crate::attest::Caller;
 use crate::guard::{Guard, Share};
 use crate::identity::View;
+use crate::tokens::{Audience, Tokens};
 use answer::Selected;
+
+/// The largest request: a token to validate, or audiences.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// An answer, for as long as the caller listens.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -25,13 +31,19 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone, Debug)]
 pub struct WorkloadApi {
     view: watch::Receiver<Arc<View>>,
+    tokens: Tokens,
     guard: Guard,
     drain: Drain,
 }
 
 impl WorkloadApi {
-    pub fn server(view: watch::Receiver<Arc<View>>, guard: Guard, drain: Drain) -> SpiffeWorkloadApiServer<Self> {
-        SpiffeWorkloadApiServer::new(Self { view, guard, drain }).max_decoding_message_size(64 * 1024)
+    pub fn server(
+        view: watch::Receiver<Arc<View>>,
+        tokens: Tokens,
+        guard: Guard,
+        drain: Drain,
+    ) -> SpiffeWorkloadApiServer<Self> {
+        SpiffeWorkloadApiServer::new(Self { view, tokens, guard, drain }).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
     /// A stream of what is selected from the view, each message different from the one before it.
@@ -130,19 +142,21 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<wire::JwtsvidRequest>,
     ) -> Result<Response<wire::JwtsvidResponse>, Status> {
-        self.guard.caller(&request)?;
-        if request.get_ref().audience.iter().all(String::is_empty) {
-            return Err(Status::invalid_argument("audience must name who the token is for"));
-        }
-        Err(no_jwt())
+        let caller = self.guard.caller(&request)?;
+        let _share = self.guard.stream(&caller)?;
+        let asked = request.into_inner();
+        let audience = Audience::parse(asked.audience).map_err(|why| Status::invalid_argument(why.to_string()))?;
+        let entries = answer::entries(&self.view.borrow(), &caller, &asked.spiffe_id)
+            .inspect_err(|_| self.guard.refused("no_identity", &caller))?;
+        let tokens = self.tokens.fetch(&entries, &audience).await;
+        answer::jwt_svids(&entries, tokens).map(Response::new)
     }
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<wire::JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        self.guard.caller(&request)?;
-        Err(no_jwt())
+        self.stream(&request, Answer { select: answer::bundles, say: answer::jwt_bundles })
     }
 
     async fn validate_jwtsvid(

@@ -1,6 +1,7 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use prost::Message as _;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
 use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use symbolon_proto::workload::*;
@@ -202,19 +203,101 @@ async fn bad_152_one_user_cannot_hold_all_streams() {
     .await;
 }
 
+async fn tokens(agent: &Agent, audience: &[&str], id: &str) -> Result<Vec<Jwtsvid>, tonic::Status> {
+    let audience = audience.iter().map(ToString::to_string).collect();
+    let request = JwtsvidRequest { audience, spiffe_id: id.into() };
+    Ok(soon(client(agent).fetch_jwtsvid(with_header(request))).await?.into_inner().svids)
+}
+
 #[tokio::test]
-async fn bad_154_an_empty_audience_is_an_invalid_argument_and_jwts_are_unimplemented() {
+async fn bad_154_w_4_an_empty_audience_is_an_invalid_argument() {
     let (agent, _) = agent(&Ca::new("a.example"));
-    for (audience, code) in [
-        (vec![], Code::InvalidArgument),
-        (vec![String::new()], Code::InvalidArgument),
-        (vec!["db".to_owned()], Code::Unimplemented),
-    ] {
-        let request = JwtsvidRequest { audience, ..Default::default() };
-        assert_eq!(client(&agent).fetch_jwtsvid(with_header(request)).await.unwrap_err().code(), code);
+    let code = async |audience: &[&str], id: &str| tokens(&agent, audience, id).await.map(drop).map_err(|s| s.code());
+    assert_eq!(code(&[], "").await, Err(Code::InvalidArgument));
+    assert_eq!(code(&[""], "").await, Err(Code::InvalidArgument));
+    assert_eq!(code(&["db", ""], "").await, Err(Code::InvalidArgument));
+    assert_eq!(code(&["db"], "nonsense").await, Err(Code::InvalidArgument));
+    assert_eq!(code(&["db"], "").await, Ok(()));
+    let validate = ValidateJwtsvidRequest { audience: String::new(), svid: "x".into() };
+    assert_eq!(client(&agent).validate_jwtsvid(with_header(validate)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn w_11_tokens_are_of_all_identities_or_of_the_one_asked_for() {
+    let ca = Ca::new("a.example");
+    let hinted = |id: &str, spiffe_id: &str| {
+        let entry = crate::identity::Entry { hint: "same".into(), ..entry(id, spiffe_id, &[&my_uid()]) };
+        (entry, valid(&ca.svid(spiffe_id)))
+    };
+    let other = "spiffe://a.example/ns/shop/sa/other";
+    let not_mine = (entry("other", other, &["unix:uid:4294967295"]), valid(&ca.svid(other)));
+    let agent = Agent::start(view(&ca, vec![hinted("job", JOB), not_mine, hinted("web", WEB)]));
+    agent.issuer.names.lock().unwrap().insert("job".into(), JOB.into());
+    let ids = |svids: Vec<Jwtsvid>| svids.into_iter().map(|svid| (svid.spiffe_id, svid.hint)).collect::<Vec<_>>();
+    let all = ids(tokens(&agent, &["db"], "").await.unwrap());
+    assert_eq!(all, [(JOB.to_owned(), "same".to_owned()), (WEB.to_owned(), String::new())], "a hint is given once");
+    assert_eq!(ids(tokens(&agent, &["db"], WEB).await.unwrap()), [(WEB.to_owned(), "same".to_owned())]);
+    for denied in [other, "spiffe://b.example/w"] {
+        assert_eq!(tokens(&agent, &["db"], denied).await.unwrap_err().code(), Code::PermissionDenied, "{denied}");
     }
-    let bundles = client(&agent).fetch_jwt_bundles(with_header(JwtBundlesRequest {})).await;
-    assert_eq!(bundles.unwrap_err().code(), Code::Unimplemented);
+    agent.change(|view| view.hold(Vec::new()));
+    assert_eq!(tokens(&agent, &["db"], "").await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn e_7_a_token_that_cannot_be_had_now_is_unavailable() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    *agent.issuer.away.lock().unwrap() = true;
+    assert_eq!(tokens(&agent, &["db"], "").await.unwrap_err().code(), Code::Unavailable);
+    *agent.issuer.away.lock().unwrap() = false;
+    assert_eq!(tokens(&agent, &["db"], "").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn w_15_the_wit_profile_is_unimplemented_unless_it_is_switched_on() {
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let svid = client(&agent).fetch_witsvid(with_header(WitsvidRequest::default())).await.unwrap_err();
+    let bundles = client(&agent).fetch_wit_bundles(with_header(WitBundlesRequest {})).await.unwrap_err();
+    assert_eq!([svid, bundles].map(|status| status.code()), [Code::Unimplemented; 2]);
+}
+
+/// As grpcurl asks: which services there are, and what the Workload API looks like. It needs no header, and gives no secret.
+#[tokio::test]
+async fn e_9_reflection_says_what_there_is_to_call() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+    let (agent, _) = agent(&Ca::new("a.example"));
+    let ask = async |message: MessageRequest| -> ServerReflectionResponse {
+        let mut client = ServerReflectionClient::new(agent.channel());
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let answer = soon(client.server_reflection_info(tokio_stream::iter([request]))).await.unwrap();
+        soon(answer.into_inner().message()).await.unwrap().unwrap()
+    };
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        ask(MessageRequest::ListServices(String::new())).await.message_response
+    else {
+        panic!()
+    };
+    assert!(list.service.iter().any(|service| service.name == "SpiffeWorkloadAPI"), "{list:?}");
+    let symbol = MessageRequest::FileContainingSymbol("SpiffeWorkloadAPI".into());
+    let Some(MessageResponse::FileDescriptorResponse(files)) = ask(symbol).await.message_response else { panic!() };
+    let file = prost_types::FileDescriptorProto::decode(files.file_descriptor_proto[0].as_slice()).unwrap();
+    let methods: Vec<_> = file.service[0].method.iter().map(|method| method.name()).collect();
+    assert!(methods.contains(&"FetchX509SVID") && methods.contains(&"ValidateJWTSVID"), "{methods:?}");
+    assert_eq!(methods.len(), 7, "the specification's, and no other (W-1)");
+}
+
+/// No TLS, no credentials: who calls is seen by the kernel, on a socket that does not leave the machine.
+#[tokio::test]
+async fn e_1_e_2_e_4_e_6_a_plain_call_on_the_unix_socket_is_enough() {
+    let (agent, svid) = agent(&Ca::new("a.example"));
+    use std::os::unix::fs::FileTypeExt as _;
+    assert!(std::fs::metadata(&agent.socket).unwrap().file_type().is_socket());
+    let mut stream = svids(&agent).await; // a plain HTTP/2 connection, with nothing but the header
+    assert_eq!(serial(&soon(stream.message()).await.unwrap().unwrap()), svid.serial);
 }
 
 #[tokio::test]
