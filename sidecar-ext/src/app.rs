@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
@@ -35,7 +36,7 @@ use crate::server;
 use crate::svid::cache::{self, Cache};
 use crate::tokens::{self, Tokens};
 use crate::upstream;
-use crate::workload_api::{WorkloadApi, reflection};
+use crate::workload_api::{self, WorkloadApi, reflection};
 
 /// What differs between the product and a simulation.
 #[derive(Clone, Debug)]
@@ -117,8 +118,21 @@ impl App {
 
         let refused =
             metrics.counter("symbolon_sidecar_callers_refused", "Calls on the Unix sockets refused, by reason");
-        let tokens = self.start_tokens(&upstream, &tasks, &drain, &metrics);
-        let agent = self.agent_routes(&upstream, &view, tokens, &refused, &drain, &metrics)?;
+        let heard = upstream.heard();
+        let tokens = self.start_tokens(upstream.clone(), heard, &tasks, &drain, &metrics);
+        let wits = self.start_tokens(tokens::wit::WitMinter(upstream.clone()), heard, &tasks, &drain, &metrics);
+        let guard = Guard::new(STREAMS_PER_UID, refused.clone());
+        let api = workload_api::Setup {
+            view: view.clone(),
+            tokens,
+            wits,
+            guard: guard.clone(),
+            clock: self.seams.clock.clone(),
+            validated: WorkloadApi::counter(&metrics),
+            drain: drain.clone(),
+        };
+        let sds = self.sds(&upstream, &view, guard, &drain, &metrics);
+        let agent = reflection::add(Routes::new(WorkloadApi::server(api)).add_service(sds))?;
         let xds = relay::start(
             relay::Config::default(),
             Arc::new(upstream.clone()),
@@ -190,29 +204,33 @@ impl App {
         Ok(view)
     }
 
-    fn start_tokens(&self, upstream: &upstream::Handle, tasks: &Tasks, drain: &Drain, metrics: &Metrics) -> Tokens {
-        let (trust, entries) = (upstream.heard().trust.clone(), upstream.heard().entries.clone());
+    /// Keeps tokens of one kind.
+    fn start_tokens<M: tokens::Minter>(
+        &self,
+        minter: M,
+        heard: &upstream::Heard,
+        tasks: &Tasks,
+        drain: &Drain,
+        metrics: &Metrics,
+    ) -> Tokens {
         let (clock, counts) = (self.seams.clock.clone(), tokens::Counts::new(metrics));
-        let (tokens, keeper) = tokens::Keeper::new(Arc::new(upstream.clone()), clock, counts, trust, entries);
+        let (trust, entries) = (heard.trust.clone(), heard.entries.clone());
+        let (tokens, keeper) = tokens::Keeper::new(Arc::new(minter), clock, counts, trust, entries);
         tasks.spawn("tokens", OnExit::Shutdown, keeper.run(drain.clone()));
         tokens
     }
 
-    fn agent_routes(
+    fn sds(
         &self,
         upstream: &upstream::Handle,
         view: &watch::Receiver<Arc<View>>,
-        tokens: Tokens,
-        refused: &symbolon_kit::metrics::Counter,
+        guard: Guard,
         drain: &Drain,
         metrics: &Metrics,
-    ) -> anyhow::Result<Routes> {
-        let guard = Guard::new(STREAMS_PER_UID, refused.clone());
+    ) -> SecretDiscoveryServiceServer<Sds> {
         let acks = Acks::new(Arc::new(upstream.clone()));
-        let workload_api = WorkloadApi::server(view.clone(), tokens, guard.clone(), drain.clone());
         let (counts, header) = (sds::Counts::new(metrics), self.config.sds_header);
-        let sds = Sds::server(view.clone(), guard, acks, counts, header, drain.clone());
-        reflection::add(Routes::new(workload_api).add_service(sds))
+        Sds::server(view.clone(), guard, acks, counts, header, drain.clone())
     }
 }
 

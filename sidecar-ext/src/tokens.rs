@@ -1,5 +1,5 @@
-//! JWT-SVIDs as they are kept on this node: minted when a workload asks, and kept in memory ([`store`]) for whoever of the same
-//! entry asks for the same audience. One that is past half its life is handed out while the next is minted; one that nears its end
+//! JWT-SVIDs, and WIT-SVIDs with their keys ([`wit`]), as they are kept on this node: minted when a workload asks, and kept in
+//! memory ([`store`]) for whoever of the same entry asks for the same audience. One that is past half its life is handed out while the next is minted; one that nears its end
 //! is waited for, and handed out all the same if the control plane is away. A tainted key's tokens are dropped at once.
 //!
 //! ```text
@@ -10,6 +10,7 @@
 //! ```
 
 mod store;
+pub mod wit;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,13 +20,14 @@ use futures::future::BoxFuture;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Metrics};
+use symbolon_kit::spiffe::jwt::Token as Text;
+use symbolon_kit::spiffe::svid::PrivateKey;
 use symbolon_proto::ids::SpiffeId;
 use symbolon_proto::node as wire;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::{debug, warn};
-use zeroize::Zeroizing;
 
 use crate::bundle::{Tainted, Trust};
 use crate::identity::Entry;
@@ -44,15 +46,27 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Tokens that have expired are forgotten this often.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// Has JWT-SVIDs minted; [`Handle`] in the product.
+/// Has tokens of one kind minted; [`Handle`] has JWT-SVIDs minted in the product.
 pub trait Minter: Send + Sync + 'static {
-    /// One answer per order, in their order.
-    fn mint(&self, orders: Vec<wire::JwtOrder>) -> BoxFuture<'_, Result<Vec<wire::MintedJwt>, Status>>;
+    /// One answer per order, in their order; with the key that it is bound to, if that is of its kind.
+    fn mint(&self, orders: Vec<Order>) -> BoxFuture<'_, Result<Vec<Minted>, Status>>;
 }
 
+/// What is to be minted: for an entry, by its id, and for these audiences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub entry_id: String,
+    pub audience: Vec<String>,
+}
+
+/// An answer, and the workload's key.
+pub type Minted = (wire::MintedJwt, Option<PrivateKey>);
+
 impl Minter for Handle {
-    fn mint(&self, orders: Vec<wire::JwtOrder>) -> BoxFuture<'_, Result<Vec<wire::MintedJwt>, Status>> {
-        Box::pin(self.mint_jwt(orders))
+    fn mint(&self, orders: Vec<Order>) -> BoxFuture<'_, Result<Vec<Minted>, Status>> {
+        let order = |Order { entry_id, audience }| wire::JwtOrder { entry_id, audience };
+        let orders = orders.into_iter().map(order).collect();
+        Box::pin(async move { Ok(self.mint_jwt(orders).await?.into_iter().map(|minted| (minted, None)).collect()) })
     }
 }
 
@@ -60,19 +74,18 @@ impl Minter for Handle {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Audience(Arc<[String]>);
 
-/// A JWT-SVID; a secret for as long as it lives.
+/// A token; a secret for as long as it lives.
 #[derive(Debug)]
 pub struct Token {
     pub spiffe_id: SpiffeId,
     pub text: Text,
-    /// The key that signed it.
+    /// The workload's own, of a WIT-SVID.
+    pub key: Option<PrivateKey>,
+    /// Of the key that signed it.
     kid: String,
     issued_at: SystemTime,
     expires_at: SystemTime,
 }
-
-/// JWS compact; redacted in `Debug`, wiped when dropped.
-pub struct Text(Zeroizing<String>);
 
 /// Why there is no token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,13 +115,15 @@ pub struct Tokens(mpsc::Sender<Ask>);
 struct Ask {
     entry: Arc<Entry>,
     audience: Audience,
+    /// Whether one that is past half its life is waited to be renewed.
+    fresh: bool,
     answer: Waiter,
 }
 
 type Waiter = oneshot::Sender<Result<Arc<Token>, NoToken>>;
 /// The id of an entry, and an audience.
 type Key = (Arc<str>, Audience);
-type Answer = (Vec<Key>, Result<Vec<wire::MintedJwt>, Status>);
+type Answer = (Vec<Key>, Result<Vec<Minted>, Status>);
 
 /// A token that is to be minted, or is being minted.
 struct Wanted {
@@ -147,10 +162,9 @@ pub struct Keeper<M> {
 impl Counts {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            minted: metrics.counter("symbolon_sidecar_tokens_minted", "JWT-SVIDs received for workloads of this node"),
-            failed: metrics
-                .counter("symbolon_sidecar_tokens_failed", "JWT-SVIDs asked for and not received, by reason"),
-            served: metrics.counter("symbolon_sidecar_tokens_served", "JWT-SVIDs handed out, by source"),
+            minted: metrics.counter("symbolon_sidecar_tokens_minted", "JWT-SVIDs and WIT-SVIDs received"),
+            failed: metrics.counter("symbolon_sidecar_tokens_failed", "Tokens asked for and not received, by reason"),
+            served: metrics.counter("symbolon_sidecar_tokens_served", "Tokens handed out, by source"),
         }
     }
 }
@@ -171,19 +185,10 @@ impl Audience {
         }
         Ok(Self(names.into()))
     }
-}
 
-// === impl Text ===
-
-impl Text {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Text {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Text(redacted)")
+    /// Of a token that is for whoever sees the proof of its key.
+    pub fn nobody() -> Self {
+        Self(Arc::from([]))
     }
 }
 
@@ -191,8 +196,9 @@ impl std::fmt::Debug for Text {
 
 impl Token {
     /// Takes what the control plane issued for `entry`.
-    fn accept(issued: wire::JwtSvid, entry: &Entry, now: SystemTime) -> Result<Self, String> {
-        let text = Zeroizing::new(issued.token);
+    fn accept(issued: Issued, entry: &Entry, now: SystemTime) -> Result<Self, String> {
+        let (issued, key) = issued;
+        let text = Text::received(issued.token);
         if issued.spiffe_id != entry.spiffe_id.as_str() {
             return Err(format!("the token is for {}", issued.spiffe_id));
         }
@@ -206,8 +212,13 @@ impl Token {
         if expires_at <= now || expires_at <= issued_at {
             return Err("the token has expired already: do the clocks of node and control plane agree?".into());
         }
-        let kid = store::kid(&text).ok_or("the token names no key (kid)")?;
-        Ok(Self { spiffe_id: entry.spiffe_id.clone(), text: Text(text), kid, issued_at, expires_at })
+        let kid = store::kid(text.as_str()).ok_or("the token names no key (kid)")?;
+        Ok(Self { spiffe_id: entry.spiffe_id.clone(), text, key, kid, issued_at, expires_at })
+    }
+
+    /// When the next is due.
+    pub fn half_life(&self) -> SystemTime {
+        self.issued_at + self.expires_at.duration_since(self.issued_at).unwrap_or_default() / 2
     }
 }
 
@@ -232,9 +243,21 @@ impl Tokens {
     /// # Errors
     /// Each on its own.
     pub async fn fetch(&self, entries: &[Arc<Entry>], audience: &Audience) -> Vec<Result<Arc<Token>, NoToken>> {
+        self.ask(entries, audience, false).await
+    }
+
+    /// As [`Self::fetch`], for whoever holds one: what is due to be renewed is renewed, if it can be.
+    ///
+    /// # Errors
+    /// Each on its own.
+    pub async fn renew(&self, entries: &[Arc<Entry>], audience: &Audience) -> Vec<Result<Arc<Token>, NoToken>> {
+        self.ask(entries, audience, true).await
+    }
+
+    async fn ask(&self, entries: &[Arc<Entry>], audience: &Audience, fresh: bool) -> Vec<Result<Arc<Token>, NoToken>> {
         let ask = |entry: &Arc<Entry>| {
             let (answer, answered) = oneshot::channel();
-            let ask = Ask { entry: entry.clone(), audience: audience.clone(), answer };
+            let ask = Ask { entry: entry.clone(), audience: audience.clone(), fresh, answer };
             self.0.try_send(ask).map(|()| answered).map_err(|_| NoToken::Overloaded)
         };
         let asked: Vec<_> = entries.iter().map(ask).collect();
@@ -306,15 +329,17 @@ impl<M: Minter> Keeper<M> {
 
     fn take(&mut self, ask: Ask) {
         let key = (ask.entry.id.clone(), ask.audience);
-        match self.store.get(&key, &ask.entry, self.clock.now()) {
+        let kept = self.store.get(&key, &ask.entry, self.clock.now());
+        let kept = kept.filter(|(token, _)| !is_tainted(token, &self.trust.borrow().tainted));
+        match kept {
             Some((token, Age::Fresh)) => self.hand_out(ask.answer, Ok(token), "kept"),
-            Some((token, Age::Ageing)) => {
+            Some((token, Age::Ageing)) if !ask.fresh => {
                 self.hand_out(ask.answer, Ok(token), "kept");
                 if self.pause.is_none_or(|until| until <= Instant::now()) {
                     self.want(key, ask.entry, None);
                 }
             }
-            Some((_, Age::Ending)) | None => self.want(key, ask.entry, Some(ask.answer)),
+            Some(_) | None => self.want(key, ask.entry, Some(ask.answer)),
         }
     }
 
@@ -339,8 +364,8 @@ impl<M: Minter> Keeper<M> {
         if keys.is_empty() {
             return None;
         }
-        debug!(orders = keys.len(), "asking for JWT-SVIDs");
-        let order = |(id, audience): &Key| wire::JwtOrder { entry_id: id.to_string(), audience: audience.0.to_vec() };
+        debug!(orders = keys.len(), "asking for tokens");
+        let order = |(id, audience): &Key| Order { entry_id: id.to_string(), audience: audience.0.to_vec() };
         let orders = keys.iter().map(order).collect();
         let minter = self.minter.clone();
         Some(Box::pin(async move {
@@ -351,12 +376,12 @@ impl<M: Minter> Keeper<M> {
 
     fn answered(&mut self, (keys, answer): Answer) {
         self.pause = answer.is_err().then(|| Instant::now() + PAUSE);
-        let outcomes: Vec<Result<wire::JwtSvid, NoToken>> = match answer {
+        let outcomes: Vec<Result<Issued, NoToken>> = match answer {
             Ok(results) => results.into_iter().map(outcome).collect(),
             Err(status) => {
-                warn!(code = ?status.code(), why = status.message(), tokens = keys.len(), "no answer to a request for JWT-SVIDs");
+                warn!(code = ?status.code(), why = status.message(), tokens = keys.len(), "no answer to a request for tokens");
                 let why = NoToken::Unanswered(format!("{:?}: {}", status.code(), status.message()));
-                vec![Err(why); keys.len()]
+                keys.iter().map(|_| Err(why.clone())).collect()
             }
         };
         for (key, outcome) in keys.into_iter().zip(outcomes) {
@@ -364,7 +389,7 @@ impl<M: Minter> Keeper<M> {
         }
     }
 
-    fn settle(&mut self, key: Key, outcome: Result<wire::JwtSvid, NoToken>) {
+    fn settle(&mut self, key: Key, outcome: Result<Issued, NoToken>) {
         let Some(Wanted { entry, waiting }) = self.wanted.remove(&key) else { return };
         self.waiting = self.waiting.saturating_sub(waiting.len());
         let now = self.clock.now();
@@ -382,7 +407,7 @@ impl<M: Minter> Keeper<M> {
             Err(why) => {
                 self.counts.failed.inc(&[("reason", why.label())]);
                 if matches!(why, NoToken::Refused(_)) {
-                    warn!(id = %entry.spiffe_id, %why, "no JWT-SVID");
+                    warn!(id = %entry.spiffe_id, %why, "no token");
                 }
                 // What is left of the old one is better than nothing.
                 self.store.get(&key, &entry, now).map(|(token, _)| token).ok_or(why)
@@ -411,9 +436,12 @@ fn is_tainted(token: &Token, tainted: &Tainted) -> bool {
     tainted.jwt.contains(&token.kid)
 }
 
-fn outcome(minted: wire::MintedJwt) -> Result<wire::JwtSvid, NoToken> {
+/// A token that was issued, and the key that it is bound to.
+type Issued = (wire::JwtSvid, Option<PrivateKey>);
+
+fn outcome((minted, key): Minted) -> Result<Issued, NoToken> {
     match minted.outcome {
-        Some(wire::minted_jwt::Outcome::Svid(svid)) => Ok(svid),
+        Some(wire::minted_jwt::Outcome::Svid(svid)) => Ok((svid, key)),
         Some(wire::minted_jwt::Outcome::Refusal(refusal)) => {
             Err(NoToken::Refused(format!("{}: {}", refusal.reason, refusal.detail)))
         }

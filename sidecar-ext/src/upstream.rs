@@ -211,6 +211,20 @@ impl Handle {
         });
         all_answered(asked, answer.await?.results)
     }
+
+    /// Has WIT-SVIDs minted, as [`Self::mint_jwt`] does others.
+    ///
+    /// # Errors
+    /// If the whole batch failed.
+    pub async fn mint_wit(&self, orders: Vec<wire::WitOrder>) -> Result<Vec<wire::MintedJwt>, Status> {
+        let asked = orders.len();
+        let mut client = NodeClient::new(self.channel());
+        let answer = within(TOKEN_TIMEOUT, async {
+            self.joined().await;
+            client.mint_wit(wire::MintWitRequest { orders }).await
+        });
+        all_answered(asked, answer.await?.results)
+    }
 }
 
 async fn within<T>(

@@ -138,7 +138,8 @@ mod tests {
     fn token(from: SystemTime, life: u64) -> Arc<Token> {
         Arc::new(Token {
             spiffe_id: "spiffe://a.example/w".parse().unwrap(),
-            text: Text(String::from("t").into()),
+            text: Text::received("t".into()),
+            key: None,
             kid: "k".into(),
             issued_at: from,
             expires_at: from + Duration::from_secs(life),

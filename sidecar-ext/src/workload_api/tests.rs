@@ -12,6 +12,8 @@ use crate::attest::tests::{CHILD, OtherName};
 use crate::identity::Holding;
 use crate::testing::{Agent, Ca, STREAMS, bundles, entry, my_uid, soon, view, with_header, workload};
 
+mod tokens;
+
 const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
 const JOB: &str = "spiffe://a.example/ns/shop/sa/job";
 
@@ -201,64 +203,6 @@ async fn bad_152_one_user_cannot_hold_all_streams() {
         }
     })
     .await;
-}
-
-async fn tokens(agent: &Agent, audience: &[&str], id: &str) -> Result<Vec<Jwtsvid>, tonic::Status> {
-    let audience = audience.iter().map(ToString::to_string).collect();
-    let request = JwtsvidRequest { audience, spiffe_id: id.into() };
-    Ok(soon(client(agent).fetch_jwtsvid(with_header(request))).await?.into_inner().svids)
-}
-
-#[tokio::test]
-async fn bad_154_w_4_an_empty_audience_is_an_invalid_argument() {
-    let (agent, _) = agent(&Ca::new("a.example"));
-    let code = async |audience: &[&str], id: &str| tokens(&agent, audience, id).await.map(drop).map_err(|s| s.code());
-    assert_eq!(code(&[], "").await, Err(Code::InvalidArgument));
-    assert_eq!(code(&[""], "").await, Err(Code::InvalidArgument));
-    assert_eq!(code(&["db", ""], "").await, Err(Code::InvalidArgument));
-    assert_eq!(code(&["db"], "nonsense").await, Err(Code::InvalidArgument));
-    assert_eq!(code(&["db"], "").await, Ok(()));
-    let validate = ValidateJwtsvidRequest { audience: String::new(), svid: "x".into() };
-    assert_eq!(client(&agent).validate_jwtsvid(with_header(validate)).await.unwrap_err().code(), Code::InvalidArgument);
-}
-
-#[tokio::test]
-async fn w_11_tokens_are_of_all_identities_or_of_the_one_asked_for() {
-    let ca = Ca::new("a.example");
-    let hinted = |id: &str, spiffe_id: &str| {
-        let entry = crate::identity::Entry { hint: "same".into(), ..entry(id, spiffe_id, &[&my_uid()]) };
-        (entry, valid(&ca.svid(spiffe_id)))
-    };
-    let other = "spiffe://a.example/ns/shop/sa/other";
-    let not_mine = (entry("other", other, &["unix:uid:4294967295"]), valid(&ca.svid(other)));
-    let agent = Agent::start(view(&ca, vec![hinted("job", JOB), not_mine, hinted("web", WEB)]));
-    agent.issuer.names.lock().unwrap().insert("job".into(), JOB.into());
-    let ids = |svids: Vec<Jwtsvid>| svids.into_iter().map(|svid| (svid.spiffe_id, svid.hint)).collect::<Vec<_>>();
-    let all = ids(tokens(&agent, &["db"], "").await.unwrap());
-    assert_eq!(all, [(JOB.to_owned(), "same".to_owned()), (WEB.to_owned(), String::new())], "a hint is given once");
-    assert_eq!(ids(tokens(&agent, &["db"], WEB).await.unwrap()), [(WEB.to_owned(), "same".to_owned())]);
-    for denied in [other, "spiffe://b.example/w"] {
-        assert_eq!(tokens(&agent, &["db"], denied).await.unwrap_err().code(), Code::PermissionDenied, "{denied}");
-    }
-    agent.change(|view| view.hold(Vec::new()));
-    assert_eq!(tokens(&agent, &["db"], "").await.unwrap_err().code(), Code::PermissionDenied);
-}
-
-#[tokio::test]
-async fn e_7_a_token_that_cannot_be_had_now_is_unavailable() {
-    let (agent, _) = agent(&Ca::new("a.example"));
-    *agent.issuer.away.lock().unwrap() = true;
-    assert_eq!(tokens(&agent, &["db"], "").await.unwrap_err().code(), Code::Unavailable);
-    *agent.issuer.away.lock().unwrap() = false;
-    assert_eq!(tokens(&agent, &["db"], "").await.unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn w_15_the_wit_profile_is_unimplemented_unless_it_is_switched_on() {
-    let (agent, _) = agent(&Ca::new("a.example"));
-    let svid = client(&agent).fetch_witsvid(with_header(WitsvidRequest::default())).await.unwrap_err();
-    let bundles = client(&agent).fetch_wit_bundles(with_header(WitBundlesRequest {})).await.unwrap_err();
-    assert_eq!([svid, bundles].map(|status| status.code()), [Code::Unimplemented; 2]);
 }
 
 /// As grpcurl asks: which services there are, and what the Workload API looks like. It needs no header, and gives no secret.
