@@ -126,6 +126,7 @@ impl App {
         );
         let guards = [readiness.guard("joined"), readiness.guard("entries"), readiness.guard("svids")];
         tasks.spawn("readiness", OnExit::Log, until_ready(guards, upstream.clone(), view.clone(), drain.clone()));
+        let attestor = Attestor::new(self.config.workload_attestors.clone());
         let watching = wire::Workloads {
             config: self.config,
             file: self.file,
@@ -136,7 +137,6 @@ impl App {
         };
         tasks.spawn("workloads wiring", OnExit::Shutdown, watching.run(drain.clone()));
 
-        let attestor = Attestor::default();
         for (name, listener, routes) in [("agent socket", self.agent, agent), ("xds socket", self.xds, xds)] {
             info!(path = %listener.path().display(), "{name}");
             let routes = count_malformed(routes, name, refused.clone());
@@ -158,7 +158,7 @@ impl App {
             trust_domain: self.config.trust_domain.clone(),
             control_plane: self.config.control_plane.clone(),
             bootstrap: self.bootstrap.clone(),
-            join_token: self.config.join_token.clone(),
+            evidence: self.config.evidence.clone(),
             keep: self.keep.clone(),
             clock: self.seams.clock.clone(),
             seed: self.seams.seed,

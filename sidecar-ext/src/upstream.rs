@@ -1,4 +1,4 @@
-//! The node's conversation with its control plane, over one mTLS connection: join once by a token ([`join`]), keep the node's SVID
+//! The node's conversation with its control plane, over one mTLS connection: attest ([`join`]), keep the node's SVID
 //! valid (`node`), then a standing stream (`sync`) that brings entries and bundles down and takes workloads and acknowledgements
 //! up (`reports`). What was heard is kept on disk, so that a restarted sidecar serves before the control plane is reachable; a
 //! lost connection withdraws nothing.
@@ -27,9 +27,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::bundle::Book;
-use crate::config::JoinToken;
+use crate::config::Evidence;
 use crate::keep::{Keep, KeepError};
 pub use node::FILE as NODE_FILE;
+use node::Tenure;
 pub use reports::Reports;
 pub use sync::EntryList;
 
@@ -44,7 +45,7 @@ pub struct Config {
     pub control_plane: Vec<String>,
     /// The own trust domain's, as the operator gave it.
     pub bootstrap: Bundle,
-    pub join_token: JoinToken,
+    pub evidence: Evidence,
     pub keep: Keep,
     pub clock: Clock,
     /// Of jitter.
@@ -85,6 +86,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let (joined_tx, joined) = watch::channel(false);
     let (connected_tx, connected) = watch::channel(false);
     let (offer, offered) = mpsc::channel(4);
+    let tenure = Tenure::default();
     let (entries_tx, entries) = watch::channel(None);
     let (bundles_tx, bundles) = watch::channel(Arc::default());
     let (ack_tx, workloads_ack) = watch::channel(None);
@@ -105,7 +107,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let keeper = node::Keeper {
         trust_domain: config.trust_domain,
         addresses: config.control_plane,
-        token: config.join_token,
+        evidence: config.evidence,
         keep: config.keep,
         clock: config.clock,
         identity,
@@ -113,6 +115,11 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         channel: channel.clone(),
         bundles: offer,
         joined: joined_tx,
+        tenure: tenure.clone(),
+        skew: metrics.gauge(
+            "symbolon_sidecar_clock_skew_seconds",
+            "This machine's clock less the control plane's, when last seen",
+        ),
         failures: metrics
             .counter("symbolon_sidecar_node_failures", "Failed attempts at the node's own SVID, by reason"),
         seed: config.seed,
@@ -123,6 +130,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         reports: reports.clone(),
         joined: joined.clone(),
         connected: connected_tx,
+        tenure,
         offered,
         seed: config.seed.wrapping_add(1),
     };

@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::Reports;
+use super::node::Tenure;
 use crate::bundle::Book;
 use crate::identity::Entry;
 use crate::keep::{Keep, KeepError};
@@ -57,6 +58,7 @@ pub(super) struct Line {
     pub reports: Reports,
     pub joined: watch::Receiver<bool>,
     pub connected: watch::Sender<bool>,
+    pub tenure: Tenure,
     /// Bundles that came with the node's SVID.
     pub offered: mpsc::Receiver<Vec<u8>>,
     pub seed: u64,
@@ -88,9 +90,13 @@ impl Line {
             while let Ok(jwks) = self.offered.try_recv() {
                 fold.offered(&jwks);
             }
+            let epoch = self.tenure.epoch();
             match self.converse(fold, &mut backoff).await {
                 Ok(()) => info!("the control plane ended the stream"),
-                Err(why) => warn!(code = ?why.code(), why = why.message(), "no stream to the control plane"),
+                Err(why) => {
+                    warn!(code = ?why.code(), why = why.message(), "no stream to the control plane");
+                    self.tenure.heard(&why, epoch);
+                }
             }
             self.connected.send_replace(false);
             tokio::time::sleep(backoff.next_wait()).await;
