@@ -111,7 +111,7 @@ impl App {
     pub fn spawn(self) -> anyhow::Result<Running> {
         let (drain, metrics, readiness) = (Drain::new(), Metrics::new(), Readiness::new());
         let tasks = Tasks::new(drain.clone());
-        let attestor = Attestor::default();
+        let attestor = Attestor::new(self.config.workload_attestors.clone());
         let upstream = upstream::start(self.upstream_config(&attestor), &tasks, &drain, &metrics)?;
         let (lists_tx, lists) = watch::channel(Arc::<[Workload]>::from(self.config.workloads.clone()));
         let view = self.start_cache(&upstream, lists, &tasks, &drain, &metrics)?;
@@ -174,7 +174,7 @@ impl App {
             trust_domain: self.config.trust_domain.clone(),
             control_plane: self.config.control_plane.clone(),
             bootstrap: self.bootstrap.clone(),
-            join_token: self.config.join_token.clone(),
+            evidence: self.config.evidence.clone(),
             keep: self.keep.clone(),
             clock: self.seams.clock.clone(),
             seed: self.seams.seed,

@@ -1,4 +1,4 @@
-//! The node's conversation with its control plane, over one mTLS connection: join once by a token ([`join`]), keep the node's SVID
+//! The node's conversation with its control plane, over one mTLS connection: attest ([`join`]), keep the node's SVID
 //! valid (`node`), then a standing stream (`sync`) that brings entries and bundles down and takes workloads and acknowledgements
 //! up (`reports`). What was heard is kept on disk, so that a restarted sidecar serves before the control plane is reachable; a
 //! lost connection withdraws nothing.
@@ -27,10 +27,11 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::bundle::{Book, Trust};
-use crate::config::JoinToken;
+use crate::config::Evidence;
 use crate::keep::{Keep, KeepError};
 pub use entries::EntryList;
 pub use node::FILE as NODE_FILE;
+use node::Tenure;
 pub use reports::Reports;
 
 /// For one batch of CSRs.
@@ -47,7 +48,7 @@ pub struct Config {
     pub control_plane: Vec<String>,
     /// The own trust domain's, as the operator gave it.
     pub bootstrap: Bundle,
-    pub join_token: JoinToken,
+    pub evidence: Evidence,
     pub keep: Keep,
     pub clock: Clock,
     /// Of jitter.
@@ -95,6 +96,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let (joined_tx, joined) = watch::channel(false);
     let (connected_tx, connected) = watch::channel(false);
     let (offer, offered) = mpsc::channel(4);
+    let tenure = Tenure::default();
     let (entries_tx, entries_rx) = watch::channel(None);
     let (trust_tx, trust) = watch::channel(Arc::default());
     let (ack_tx, workloads_ack) = watch::channel(None);
@@ -118,14 +120,20 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let keeper = node::Keeper {
         trust_domain: config.trust_domain,
         addresses: config.control_plane,
-        token: config.join_token,
+        evidence: config.evidence,
         keep: config.keep,
         clock: config.clock,
         identity,
         anonymous,
         channel: channel.clone(),
         bundles: offer,
+        trust: trust.clone(),
         joined: joined_tx,
+        tenure: tenure.clone(),
+        skew: metrics.gauge(
+            "symbolon_sidecar_clock_skew_seconds",
+            "This machine's clock less the control plane's, when last seen",
+        ),
         failures: metrics
             .counter("symbolon_sidecar_node_failures", "Failed attempts at the node's own SVID, by reason"),
         seed: config.seed,
@@ -136,6 +144,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         reports: reports.clone(),
         joined: joined.clone(),
         connected: connected_tx,
+        tenure,
         offered,
         seed: config.seed.wrapping_add(1),
     };
