@@ -23,7 +23,7 @@ async fn tokens(agent: &Agent, audience: &[&str], id: &str) -> Result<Vec<Jwtsvi
 }
 
 #[tokio::test]
-async fn bad_154_w_4_an_empty_audience_is_an_invalid_argument() {
+async fn bad_154_an_empty_audience_is_an_invalid_argument() {
     let (agent, _) = agent(&Ca::new("a.example"));
     let code = async |audience: &[&str], id: &str| tokens(&agent, audience, id).await.map(drop).map_err(|s| s.code());
     assert_eq!(code(&[], "").await, Err(Code::InvalidArgument));
@@ -80,7 +80,7 @@ async fn validate(agent: &Agent, audience: &str, svid: &str) -> Result<ValidateJ
 }
 
 #[tokio::test]
-async fn w_13_j_7_a_token_is_validated_for_its_audience_and_its_claims_are_returned() {
+async fn w_13_a_token_is_validated_for_its_audience_and_its_claims_are_returned() {
     let ca = Ca::new("a.example");
     let agent = issuing(&ca);
     let token = tokens(&agent, &["db", "cache"], "").await.unwrap().remove(0).svid;

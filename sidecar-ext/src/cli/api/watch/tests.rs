@@ -40,19 +40,32 @@ async fn files_follow_the_stream_and_the_program_is_told_of_each_change() {
     agent.hold(0, Holding::Valid(Arc::new(next.clone())));
     eventually(|| told(dir.path()) == 2).await;
     assert_eq!(serial(), Some(next.serial.clone()));
-    // A trust domain that is ended loses its file; an agent that has nothing to say leaves all as it is.
+    // A trust domain that is ended loses its file.
     agent.change(|view| view.bundles = bundles(&[&ca]));
     eventually(|| told(dir.path()) == 3).await;
     assert!(!dir.path().join("svid/federated_bundle.b.example.pem").exists());
+    watching.abort();
+}
+
+#[tokio::test]
+async fn w_5_it_holds_its_stream_and_comes_back_and_an_error_withdraws_nothing() {
+    let ca = Ca::new("a.example");
+    let dir = tempfile::tempdir().unwrap();
+    let first = ca.svid(WEB);
+    let agent =
+        Agent::start(view(&ca, vec![(entry("web", WEB, &[&my_uid()]), Holding::Valid(Arc::new(first.clone())))]));
+    let watching = tokio::spawn(watch(&agent, dir.path(), x509::is_ours).x509());
+    let read = |name: &str| std::fs::read_to_string(dir.path().join("svid").join(name)).unwrap_or_default();
+    let serial = || pem::decode((read("svid.0.key") + &read("svid.0.pem")).as_bytes()).map(|svid| svid.serial).ok();
+    eventually(|| serial() == Some(first.serial.clone())).await;
     let held = agent.view.borrow().held.clone();
     agent.change(|view| view.hold(Vec::new()));
-    eventually(|| agent.refused("no_identity") > 0).await;
-    assert_eq!(serial(), Some(next.serial));
-    // It comes back by itself.
-    let again = ca.svid(WEB);
+    eventually(|| agent.refused("no_identity") > 0).await; // the stream has ended, and it has asked again
+    assert_eq!(serial(), Some(first.serial));
+    let next = ca.svid(WEB);
     agent.change(|view| view.hold(held));
-    agent.hold(0, Holding::Valid(Arc::new(again.clone())));
-    eventually(|| serial() == Some(again.serial.clone())).await;
+    agent.hold(0, Holding::Valid(Arc::new(next.clone())));
+    eventually(|| serial() == Some(next.serial.clone())).await;
     watching.abort();
 }
 
