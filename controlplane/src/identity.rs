@@ -122,6 +122,8 @@ pub enum Refusal {
     NodeBanned(Arc<str>),
     #[error("this node must attest again: {0}")]
     NodeGone(&'static str),
+    #[error("this certificate does not count any more: its node has attested anew since, here or elsewhere")]
+    NodeSuperseded,
     #[error("a node {node} has attested by {attestor}; evict it first if another is to take its name")]
     NameTaken { node: NodeName, attestor: Arc<str> },
     #[error("the authority cannot sign now; try again")]
@@ -229,6 +231,7 @@ impl Refusal {
             Self::AttestorOff(_) => "attestor_off",
             Self::NodeBanned(_) => "node_banned",
             Self::NodeGone(_) => "node_gone",
+            Self::NodeSuperseded => "node_superseded",
             Self::NameTaken { .. } => "name_taken",
             Self::Unavailable => "unavailable",
         }
