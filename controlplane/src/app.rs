@@ -11,7 +11,9 @@
 pub mod config;
 mod adapters;
 mod addresses;
+mod bans;
 mod build;
+mod lifetimes;
 mod own_svid;
 mod publish;
 mod running;

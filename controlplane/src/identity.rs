@@ -1,11 +1,13 @@
-//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`]), what it signs ([`profile`],
-//! [`issue`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
+//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs
+//! ([`profile`], [`issue`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), and whom we trust ([`bundles`]).
+//! [`Identity`] is the whole.
 
 pub mod attest;
 pub mod authority;
 pub mod bundles;
 pub mod entries;
 pub mod issue;
+pub mod keys;
 pub mod nodes;
 pub mod profile;
 pub mod schedule;
@@ -69,10 +71,8 @@ pub struct Identity {
 pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
-    #[error("the authority's key file {path} has mode {mode:04o}: only its owner may read it. Run: chmod 600 {path}")]
-    KeyFileMode { path: String, mode: u32 },
-    #[error("the authority's key file {path} {what}: {why}")]
-    KeyFile { path: String, what: &'static str, why: String },
+    #[error(transparent)]
+    Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
     #[error("{path}, which says how many join tokens were spent, {why}")]
@@ -146,13 +146,15 @@ impl Identity {
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
-        tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain));
+        tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
         let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
+        let entries = entries::Entries::load(&config, store, clock.clone(), Arc::new(nodes.clone())).await?;
+        tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
-            entries: entries::Entries::load(config.trust_domain, config.svid_ttl, store).await?,
+            entries,
             attestors: attest::Attestors::new(tokens.clone(), nodes.clone(), x509pop),
             nodes,
             tokens,
@@ -175,11 +177,8 @@ impl Identity {
     /// # Errors
     /// If the entry is not the node's (invariant I1), or the CSR is refused.
     pub fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
-        let entry = self.entries.by_id(entry_id).ok_or(Refusal::UnknownEntry)?;
-        if entry.node != *node {
-            return Err(Refusal::NotYourEntry);
-        }
-        let ttl = entry.ttl.unwrap_or(self.svid_ttl);
+        let entry = self.entries.granted(node, entry_id)?;
+        let ttl = self.entries.cut(&entry, entry.ttl.unwrap_or(self.svid_ttl));
         self.mint(profile::Request::parse(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
     }
 

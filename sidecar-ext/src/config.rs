@@ -45,6 +45,8 @@ pub struct File {
     pub data_dir: PathBuf,
     #[serde(default)]
     pub sockets: Sockets,
+    #[serde(default)]
+    pub sds_header: Header,
     /// `/livez`, `/readyz`, `/metrics`; plain HTTP.
     #[serde(default = "default_http")]
     pub http: String,
@@ -83,6 +85,17 @@ pub struct Sockets {
     pub agent: PathBuf,
     /// ADS and LRS.
     pub xds: PathBuf,
+}
+
+/// Whether SDS demands the header that the Workload API does, `workload.spiffe.io: true`. A program that can be tricked into opening a
+/// connection sends none; Envoy sends it if its configuration says so (`initial_metadata`), as the control plane's does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Header {
+    #[default]
+    Required,
+    /// For an Envoy whose configuration cannot be changed.
+    Optional,
 }
 
 /// One workload, as it is written.
@@ -138,6 +151,7 @@ pub struct Config {
     pub workload_attestors: BTreeSet<Kind>,
     pub data_dir: PathBuf,
     pub sockets: Sockets,
+    pub sds_header: Header,
     pub http: SocketAddr,
     pub health_interval: Duration,
     pub envoy_concurrency: Option<u32>,
@@ -254,6 +268,7 @@ impl Config {
             workload_attestors,
             data_dir: file.data_dir,
             sockets: file.sockets,
+            sds_header: file.sds_header,
             http,
             health_interval: file.health_interval,
             envoy_concurrency: file.envoy_concurrency,
@@ -271,6 +286,7 @@ impl Config {
             ("workloadAttestors", self.workload_attestors != newer.workload_attestors),
             ("dataDir", self.data_dir != newer.data_dir),
             ("sockets", self.sockets != newer.sockets),
+            ("sdsHeader", self.sds_header != newer.sds_header),
             ("http", self.http != newer.http),
             ("healthInterval", self.health_interval != newer.health_interval),
             ("envoyConcurrency", self.envoy_concurrency != newer.envoy_concurrency),

@@ -6,6 +6,7 @@ mod mesh {
     mod commands;
     mod identity;
     mod link;
+    mod nodes;
     mod path;
     mod rollout;
     mod shop;

@@ -1,8 +1,9 @@
 //! The Node service: what sidecars say to their control plane, and hear from it. [`caller`] says who calls, [`sync`] is the
-//! standing conversation, [`load`] takes load reports.
+//! standing conversation ([`conversations`] are those that are open), [`load`] takes load reports.
 
 mod attest;
 mod caller;
+mod conversations;
 mod load;
 mod sync;
 
@@ -17,7 +18,7 @@ use symbolon_kit::supervise::Tasks;
 use symbolon_proto::attest::REASON_HEADER;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_server::{Node as NodeService, NodeServer};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -26,9 +27,10 @@ use tracing::{info, warn};
 use caller::Caller;
 
 use crate::identity::{Identity, Minted, Refusal};
-use crate::model::NodeName;
+use crate::model::{NodeName, Relationships};
 use crate::sources::nodes;
 
+pub use conversations::{Conversations, Unanswered};
 pub use load::{LoadRefused, LoadSink};
 
 /// The most CSRs in one Mint (bad input 20).
@@ -44,6 +46,9 @@ pub struct Parts {
     pub identity: Identity,
     pub registrations: nodes::Handle,
     pub loads: Arc<dyn LoadSink>,
+    /// Whom the mesh federates with, for the entries that do not name it.
+    pub relationships: watch::Receiver<Arc<Relationships>>,
+    pub conversations: Conversations,
     pub clock: Clock,
     /// How often nodes are asked to forward load reports.
     pub report_every: Duration,
@@ -55,7 +60,6 @@ pub struct Parts {
 #[derive(Clone, Debug)]
 pub struct Node {
     parts: Parts,
-    conversations: Arc<sync::Conversations>,
     refusals: Counter,
     attempts: attest::limit::Attempts,
     /// Attestations that may be under way.
@@ -67,7 +71,7 @@ pub fn server(parts: Parts, metrics: &Metrics) -> NodeServer<Node> {
     let refusals = metrics.counter("symbolon_node_api_refusals", "Requests of nodes that were refused, by reason");
     let attestations = Arc::new(Semaphore::new(attest::MAX_UNDER_WAY));
     let attempts = attest::limit::Attempts::default();
-    let node = Node { parts, conversations: Arc::default(), refusals, attempts, attestations };
+    let node = Node { parts, refusals, attempts, attestations };
     NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
@@ -145,7 +149,7 @@ impl NodeService for Node {
 
     async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {
         let node = self.caller(&request)?.name;
-        let outbox = sync::start(&self.parts, &self.conversations, &self.refusals, node, request.into_inner());
+        let outbox = sync::start(&self.parts, &self.refusals, node, request.into_inner());
         Ok(Response::new(outbox))
     }
 

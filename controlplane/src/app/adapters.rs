@@ -30,15 +30,9 @@ const TO_BE_TOLD: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Tenures(pub(super) Identity);
 
-impl ByEntries {
-    fn entitled(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.0.entries.all().values().any(|entry| entry.node == *node && entry.spiffe_id == *identity)
-    }
-}
-
 impl Entitlements for ByEntries {
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.entitled(node, identity)
+        self.0.entries.may_run(node, identity)
     }
 }
 
@@ -48,7 +42,7 @@ impl xds::Admission for ByEntries {
     }
 
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.entitled(node, identity)
+        self.0.entries.may_run(node, identity)
     }
 }
 

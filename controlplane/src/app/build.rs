@@ -18,13 +18,14 @@ use tonic::service::Routes;
 
 use super::adapters::{Book, ByEntries, Tenures, ToRollouts};
 use super::addresses::Addresses;
+use super::lifetimes::Lifetimes;
 use super::own_svid::OwnSvid;
 use super::publish::Publisher;
 use super::running::Life;
-use super::{Config, Seams};
+use super::{Config, Seams, bans};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
-use crate::model::{Change, MeshView};
+use crate::model::{Change, Labels, MeshView, Relationships};
 use crate::snapshot::SnapshotSet;
 use crate::sources::nodes;
 use crate::store::{self, SharedStore};
@@ -93,6 +94,9 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let registrations = nodes::Handle::new(core.store.clone(), changes, core.entitlements.clone());
     unstarted.fold([definitions(config)]);
     unstarted.fold(registrations.restore().await.context("stored registrations")?);
+    let (entries, usual) = (core.identity.entries.clone(), config.identity.svid_ttl);
+    let (first, lifetimes) = Lifetimes::new(entries, usual, state.changes.clone());
+    unstarted.fold(first);
 
     let (mut publisher, snapshots) = publisher(config, &life.metrics);
     let (ads, proxies) = xds::serve(snapshots, core.entitlements.clone(), &life.metrics, life.edges.drain.clone());
@@ -107,16 +111,24 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
 
     publisher.publish(&state.view.borrow().clone());
     unstarted.spawn(&life.core.tasks, life.core.drain.clone());
+    life.core.spawn("lifetimes", lifetimes.run(life.core.drain.clone()));
     life.core.spawn("snapshots", publisher.run(state.view.clone(), life.core.drain.clone()));
     synced.send_replace(true);
     life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
     let edges = &life.edges;
+    let (kept, relationships) = watch::channel(Arc::new(relationships(config)));
+    life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
+    let conversations = node::Conversations::default();
     let standing = Arc::new(Tenures(core.identity.clone()));
+    let bans = bans::follow(core.identity.nodes.watch(), registrations.clone(), life.core.drain.clone());
+    life.core.spawn("bans", bans);
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
         loads: Arc::new(ToRollouts(rollouts.clone())),
+        relationships,
+        conversations: conversations.clone(),
         clock: seams.clock.clone(),
         report_every: config.report_every,
         tasks: edges.tasks.clone(),
@@ -128,6 +140,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         rollouts,
         proxies,
         view: state.view,
+        conversations,
         clock: seams.clock.clone(),
         tasks: edges.tasks.clone(),
         drain: edges.drain.clone(),
@@ -217,9 +230,15 @@ async fn rollouts(
     rollout::Engine::start(parts, &life.core.tasks, life.core.drain.clone()).await.context("the rollouts")
 }
 
-async fn hold(synced: watch::Sender<bool>, drain: Drain) {
+/// Keeps what nobody changes any more, for those who watch it.
+async fn hold<T: Send + Sync>(kept: watch::Sender<T>, drain: Drain) {
     drain.cancelled().await;
-    drop(synced);
+    drop(kept);
+}
+
+/// The peers of the configuration.
+fn relationships(config: &Config) -> Relationships {
+    config.peers.iter().map(|peer| (peer.trust_domain.clone(), Labels::new())).collect()
 }
 
 fn open_store(config: &Config) -> anyhow::Result<SharedStore> {

@@ -1,11 +1,7 @@
 //! The X.509 authority: its slots in the store, their keys in files, and the task that follows the schedule.
 
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use symbolon_kit::clock::Clock;
@@ -17,6 +13,8 @@ use tracing::{error, info};
 
 use super::bundles::Bundles;
 use super::issue::{Issuer, Signer};
+use super::keys::disk::Disk;
+use super::keys::{KeyManager as _, RcgenKey};
 use super::schedule::{self, Due, SlotState};
 use super::{Config, Error, profile};
 use crate::store::{SharedStore, Txn, codec, keys};
@@ -28,7 +26,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Authority {
     trust_domain: TrustDomain,
-    key_dir: PathBuf,
+    keys: Disk,
     ca_ttl: Duration,
     store: SharedStore,
     clock: Clock,
@@ -68,15 +66,10 @@ impl Authority {
         clock: Clock,
         bundles: Bundles,
     ) -> Result<(Self, Issuer), Error> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&config.key_dir)
-            .map_err(|e| key_file(&config.key_dir, "cannot be made", &e))?;
         let issuer = Issuer::new(config.trust_domain.clone(), clock.clone());
         let mut authority = Self {
             trust_domain: config.trust_domain.clone(),
-            key_dir: config.key_dir.clone(),
+            keys: Disk::open(&config.key_dir)?,
             ca_ttl: config.ca_ttl,
             slots: Vec::new(),
             store,
@@ -143,7 +136,7 @@ impl Authority {
                     info!(slot = slot.name, "authority expired");
                     self.write_journal(slots).await?;
                     self.publish().await?;
-                    let _ = std::fs::remove_file(self.key_path(&slot.name)); // the journal no longer names it
+                    self.keys.remove(&key_name(&slot.name))?; // the journal no longer names it
                 }
             }
         }
@@ -163,10 +156,17 @@ impl Authority {
     }
 
     fn signer(&self, slot: &Slot) -> Result<Signer, Error> {
-        let key = read_key(&self.key_path(&slot.name))?;
-        let public_key = key.der_bytes().to_vec();
-        let issuer = rcgen::Issuer::from_ca_cert_der(&slot.certificate, key).map_err(|e| Error::Sign(e.to_string()))?;
-        Ok(Signer { issuer, public_key, not_after: slot.not_after, certificate: slot.certificate.clone() })
+        let key = self.keys.load(&key_name(&slot.name))?;
+        let (public_key, slow) = (key.public_key().to_vec(), key.is_slow());
+        let issuer = rcgen::Issuer::from_ca_cert_der(&slot.certificate, RcgenKey(key));
+        Ok(Signer {
+            issuer: issuer.map_err(|e| Error::Sign(e.to_string()))?,
+            public_key,
+            not_after: slot.not_after,
+            certificate: slot.certificate.clone(),
+            intermediates: Vec::new(),
+            slow,
+        })
     }
 
     async fn publish(&self) -> Result<(), Error> {
@@ -174,17 +174,12 @@ impl Authority {
     }
 
     fn make_slot(&self) -> Result<Slot, Error> {
-        let key = KeyPair::generate().map_err(|e| Error::Sign(e.to_string()))?;
         let name = octets::hex(&octets::random::<4>());
+        let key = RcgenKey(self.keys.generate(&key_name(&name))?);
         let common_name = format!("{} authority {name}", self.trust_domain);
         let params = profile::authority(&self.trust_domain, &common_name, self.clock.now(), self.ca_ttl);
         let certificate = params.self_signed(&key).map_err(|e| Error::Sign(e.to_string()))?.der().clone();
-        write_key(&self.key_path(&name), &key)?;
         slot(name, SlotState::Prepared, certificate)
-    }
-
-    fn key_path(&self, slot: &str) -> PathBuf {
-        self.key_dir.join(format!("x509-{slot}.key"))
     }
 
     async fn read_journal(&mut self) -> Result<(), Error> {
@@ -201,7 +196,7 @@ impl Authority {
                 "retired" => SlotState::Retired,
                 _ => SlotState::Prepared,
             };
-            read_key(&self.key_path(&record.name))?;
+            self.keys.load(&key_name(&record.name))?;
             self.slots.push(slot(record.name, state, record.certificate.into())?);
         }
         Ok(())
@@ -231,27 +226,6 @@ fn slot(name: String, state: SlotState, certificate: CertificateDer<'static>) ->
     Ok(Slot { name, state, certificate, not_before, not_after })
 }
 
-fn key_file(path: &Path, what: &'static str, why: &dyn std::fmt::Display) -> Error {
-    Error::KeyFile { path: path.display().to_string(), what, why: why.to_string() }
-}
-
-/// Written whole and synced before the journal names it.
-fn write_key(path: &Path, key: &KeyPair) -> Result<(), Error> {
-    let write = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(key.serialize_pem().as_bytes())?;
-        file.sync_all()?;
-        std::fs::File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
-    };
-    write().map_err(|e: std::io::Error| key_file(path, "cannot be written", &e))
-}
-
-fn read_key(path: &Path) -> Result<KeyPair, Error> {
-    let metadata = std::fs::metadata(path).map_err(|e| key_file(path, "cannot be read", &e))?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(Error::KeyFileMode { path: path.display().to_string(), mode });
-    }
-    let pem = std::fs::read_to_string(path).map_err(|e| key_file(path, "cannot be read", &e))?;
-    KeyPair::from_pem(&pem).map_err(|e| key_file(path, "is not a private key", &e))
+fn key_name(slot: &str) -> String {
+    format!("x509-{slot}")
 }

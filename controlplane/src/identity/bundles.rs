@@ -131,7 +131,7 @@ impl Bundles {
         let _writing = self.writing.lock().await;
         let table = self.all();
         for (other, known) in table.iter().filter(|(other, _)| *other != trust_domain) {
-            if known.x509.iter().any(|root| parsed.bundle.x509.contains(root)) {
+            if known.shares_a_key_with(&parsed.bundle) {
                 return Err(Refused::SharedRoot(other.clone()));
             }
         }

@@ -1,16 +1,17 @@
-//! Signing: one active authority, swapped whole when the schedule says so.
+//! Signing: one active authority of each kind, swapped whole when the schedule says so.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use rcgen::{KeyPair, SubjectPublicKeyInfo};
+use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::octets;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use tracing::{error, info};
 
+use super::keys::{RcgenKey, SigningKey};
 use super::{Minted, Refusal, profile};
 
 /// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
@@ -20,23 +21,47 @@ pub struct Issuer {
     trust_domain: TrustDomain,
     clock: Clock,
     signer: Arc<ArcSwapOption<Signer>>,
+    jwt: Arc<ArcSwapOption<TokenSigner>>,
+    wit: Arc<ArcSwapOption<TokenSigner>>,
 }
 
-/// The authority that signs now.
+/// The X.509 authority that signs now.
 pub(super) struct Signer {
-    pub(super) issuer: rcgen::Issuer<'static, KeyPair>,
+    pub(super) issuer: rcgen::Issuer<'static, RcgenKey>,
+    /// The content of its public key's BIT STRING.
     pub(super) public_key: Vec<u8>,
     pub(super) not_after: SystemTime,
     pub(super) certificate: CertificateDer<'static>,
+    /// What is served behind each leaf: nothing for a self-signed authority, which is in the bundle; below an upstream authority its
+    /// own certificate and those between it and the root.
+    pub(super) intermediates: Vec<CertificateDer<'static>>,
+    /// Whether its key waits for something outside this process; see [`SigningKey::is_slow`].
+    pub(super) slow: bool,
+}
+
+/// The JWT (or WIT) authority that signs now: [`SigningKey::sign_jws`] of `key`, with `alg` of [`super::keys::Algorithm::jws`].
+pub(super) struct TokenSigner {
+    pub(super) kid: Arc<str>,
+    pub(super) key: Arc<dyn SigningKey>,
+    /// No token outlives this.
+    pub(super) not_after: SystemTime,
 }
 
 impl Issuer {
     pub(super) fn new(trust_domain: TrustDomain, clock: Clock) -> Self {
-        Self { trust_domain, clock, signer: Arc::default() }
+        Self { trust_domain, clock, signer: Arc::default(), jwt: Arc::default(), wit: Arc::default() }
     }
 
     pub(super) fn activate(&self, signer: Signer) {
         self.signer.store(Some(Arc::new(signer)));
+    }
+
+    pub(super) fn activate_jwt(&self, signer: TokenSigner) {
+        self.jwt.store(Some(Arc::new(signer)));
+    }
+
+    pub(super) fn activate_wit(&self, signer: TokenSigner) {
+        self.wit.store(Some(Arc::new(signer)));
     }
 
     /// The certificate of the authority that signs now.
@@ -72,7 +97,9 @@ impl Issuer {
             Refusal::Unavailable
         })?;
         info!(%id, serial, "X.509-SVID issued");
-        Ok(Minted { id: id.clone(), chain: vec![certificate.der().clone()], not_after, serial })
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(signer.intermediates.iter().cloned());
+        Ok(Minted { id: id.clone(), chain, not_after, serial })
     }
 }
 

@@ -13,7 +13,7 @@ use tonic::Extensions;
 use tonic::transport::Channel;
 use tracing::warn;
 
-use crate::attest::Caller;
+use crate::attest::{Attestor, Caller};
 use crate::config::{self, Config, Workload};
 use crate::identity::Entitled;
 use crate::{relay, upstream, workloads};
@@ -75,6 +75,13 @@ impl Workloads {
             }
             Ok(newer.workloads)
         })
+    }
+}
+
+impl upstream::Explainer for Attestor {
+    fn explain(&self, pid: i32) -> Result<Vec<String>, String> {
+        let selectors = self.attest_pid(pid).map_err(|why| format!("process {pid}: {why}"))?;
+        Ok(selectors.iter().map(|selector| selector.as_str().to_owned()).collect())
     }
 }
 

@@ -1,14 +1,18 @@
 //! A trust domain's bundle in SPIFFE's JWKS form (SPIFFE_Trust_Domain_and_Bundle.md §4), parsed at the edge, admitted by sequence.
 //! How the document is read and written is in `jwks`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
-use serde::Serialize;
 use symbolon_proto::ids::TrustDomain;
 
+pub use map::{BundleMap, MapError, bundle_map};
+
+pub use super::token_key::{JwtAuthority, TokenKey};
 use super::{jwks, svid};
+
+mod map;
 
 /// The largest document read.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -25,13 +29,38 @@ pub struct Bundle {
     pub refresh_hint: Duration,
     /// X.509 authorities, in the order of the document.
     pub x509: Vec<CertificateDer<'static>>,
+    /// Keys of JWT-SVIDs, each under a `kid` that no other key of the bundle has.
+    pub jwt: Vec<JwtAuthority>,
+    /// Keys of WIT-SVIDs, likewise (incubating: empty unless the trust domain has switched them on).
+    pub wit: Vec<JwtAuthority>,
 }
 
 /// A bundle, and what was ignored in it.
 #[derive(Clone, Debug)]
 pub struct Parsed {
     pub bundle: Bundle,
+    pub content: Content,
     pub warnings: Vec<String>,
+}
+
+/// What a document states. One without X.509 authorities withdraws all that were there, so whoever fetched it asks a second time
+/// before that is honoured (bad input 40).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// It lists X.509 authorities, expired ones perhaps.
+    Authorities,
+    /// Keys for tokens only: the trust domain has no X.509-SVIDs.
+    TokensOnly,
+    /// `keys` is an empty list: the trust domain has no SVIDs at all (B-3).
+    Empty,
+}
+
+/// A kind of SVID, as the `use` of a JWK names it (SPIFFE_Trust_Domain_and_Bundle.md §4.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    X509,
+    Jwt,
+    Wit,
 }
 
 /// What admitting a bundle changes.
@@ -69,24 +98,25 @@ pub enum BundleError {
     SameSequence(u64),
 }
 
-/// The bundle map of SPIFFE_Trust_Domain_and_Bundle.md §5.1.
-#[derive(Serialize)]
-struct BundleMap {
-    trust_domains: BTreeMap<String, jwks::Document>,
-}
-
 impl Bundle {
+    /// A bundle without keys for tokens.
     pub fn new(
         trust_domain: TrustDomain,
         sequence: u64,
         refresh_hint: Duration,
         x509: Vec<CertificateDer<'static>>,
     ) -> Self {
-        Self { trust_domain, sequence, refresh_hint, x509 }
+        Self { trust_domain, sequence, refresh_hint, x509, jwt: Vec::new(), wit: Vec::new() }
+    }
+
+    /// The same bundle with these keys for tokens.
+    #[must_use]
+    pub fn with_tokens(self, jwt: Vec<JwtAuthority>, wit: Vec<JwtAuthority>) -> Self {
+        Self { jwt, wit, ..self }
     }
 
     /// Parses a JWKS document of `trust_domain`. Elements that a consumer must ignore are ignored, with a warning each; so are
-    /// authorities that have expired. A document with no X.509 key at all is an explicit statement, and parses as an empty bundle.
+    /// authorities that have expired. A document with no X.509 key at all is an explicit statement, see [`Parsed::content`].
     ///
     /// # Errors
     /// If the document must be refused whole.
@@ -94,9 +124,25 @@ impl Bundle {
         jwks::parse(trust_domain, json, now)
     }
 
-    /// The JWKS document; deterministic, and strict enough for SPIRE's decoder.
+    /// The JWKS document; deterministic, and strict enough for SPIRE's decoder. It holds every key of the bundle: one without keys
+    /// for WIT-SVIDs is for whoever does not know that use.
     pub fn to_jwks(&self) -> Vec<u8> {
-        serde_json::to_vec(&jwks::Document::of(self, true)).expect("strings and numbers serialise")
+        serde_json::to_vec(&jwks::Document::of(self)).expect("strings and numbers serialise")
+    }
+
+    /// The keys of one use as a plain JWKS, as the Workload API hands them out (W-10, W-12).
+    pub fn to_jwks_of(&self, only: Use) -> Vec<u8> {
+        serde_json::to_vec(&jwks::Document::plain(self, only)).expect("strings and numbers serialise")
+    }
+
+    /// Whether a key of `other` is also one of ours: what one of them signs, the other would vouch for (bad input 47).
+    pub fn shares_a_key_with(&self, other: &Self) -> bool {
+        let spki = |root: &CertificateDer<'static>| Some(svid::parse(root).ok()?.subject_pki.raw.to_vec());
+        let keys = |bundle: &Self| -> BTreeSet<Vec<u8>> {
+            let tokens = bundle.jwt.iter().chain(&bundle.wit).map(|authority| authority.key.spki().to_vec());
+            bundle.x509.iter().filter_map(spki).chain(tokens).collect()
+        };
+        !keys(self).is_disjoint(&keys(other))
     }
 
     /// Whether `offered` may replace `stored` (invariant I4). Authorities that have expired at `now` make no difference: parsing
@@ -112,7 +158,9 @@ impl Bundle {
         if offered.sequence < stored.sequence {
             return Err(BundleError::Older { offered: offered.sequence, stored: stored.sequence });
         }
-        let same = stored.refresh_hint == offered.refresh_hint && stored.living(now).eq(offered.living(now));
+        let same = stored.refresh_hint == offered.refresh_hint
+            && stored.living(now).eq(offered.living(now))
+            && (&stored.jwt, &stored.wit) == (&offered.jwt, &offered.wit);
         if same { Ok(Admission::Unchanged) } else { Err(BundleError::SameSequence(offered.sequence)) }
     }
 
@@ -126,12 +174,20 @@ impl Bundle {
     }
 }
 
-/// The SPIFFE bundle map of several trust domains (§5.1), as Envoy's SPIFFE validator reads it: `{"trust_domains":{..}}`.
-pub fn bundle_map<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Vec<u8> {
-    // §5.1.1: no refresh hints inside a map.
-    let domain = |bundle: &Bundle| (bundle.trust_domain.to_string(), jwks::Document::of(bundle, false));
-    let map = BundleMap { trust_domains: bundles.into_iter().map(domain).collect() };
-    serde_json::to_vec(&map).expect("strings and numbers serialise")
+impl Content {
+    pub fn withdraws_x509(self) -> bool {
+        self != Self::Authorities
+    }
+}
+
+impl Use {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::X509 => "x509-svid",
+            Self::Jwt => "jwt-svid",
+            Self::Wit => "wit-svid",
+        }
+    }
 }
 
 impl BundleError {

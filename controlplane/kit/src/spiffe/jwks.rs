@@ -4,75 +4,103 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry as oids;
-use x509_parser::public_key::PublicKey;
 
-use super::bundle::{Bundle, BundleError, DEFAULT_REFRESH, MAX_BYTES, MAX_KEYS, Parsed};
+use super::bundle::{Bundle, BundleError, Content, DEFAULT_REFRESH, MAX_BYTES, MAX_KEYS, Parsed, Use};
+use super::token_key::{self, JwtAuthority, KeyError, PublicJwk, TokenKey};
 use super::{json, svid};
 
 /// Bounds of the refresh hint (bad input 56).
 const REFRESH: std::ops::RangeInclusive<i64> = 30..=24 * 3600;
-/// Members of a JWK that only a private key has, and `k`, which is a symmetric key (RFC 7518 §6).
-const SECRETS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "k"];
+/// The longest name of a key; a token's header has no room for more.
+pub(super) const MAX_KID_BYTES: usize = 255;
 
 /// Field order is the order on the wire.
 #[derive(Serialize)]
 pub(super) struct Document {
     keys: Vec<Jwk>,
-    spiffe_sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spiffe_sequence: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     spiffe_refresh_hint: Option<u64>,
 }
 
-/// An X.509 authority: exactly one certificate in `x5c`, no `kid`.
+/// An X.509 authority has exactly one certificate in `x5c` and no `kid`; a key for tokens has a `kid` and no `x5c` (J-10, T-5).
 #[derive(Serialize)]
 struct Jwk {
     r#use: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
     #[serde(flatten)]
     key: PublicJwk,
-    x5c: [String; 1],
-}
-
-#[derive(Serialize)]
-#[serde(tag = "kty")]
-enum PublicJwk {
-    #[serde(rename = "EC")]
-    Ec { crv: &'static str, x: String, y: String },
-    #[serde(rename = "RSA")]
-    Rsa { n: String, e: String },
-    #[serde(rename = "OKP")]
-    Okp { crv: &'static str, x: String },
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x5c: Option<[String; 1]>,
 }
 
 /// What becomes of one element of `keys`.
 enum Element {
-    Authority(CertificateDer<'static>),
+    X509(CertificateDer<'static>),
     /// An expired authority: true, and of no use.
     Expired,
-    /// Understood, and not for us.
-    Other,
+    Jwt(JwtAuthority),
+    Wit(JwtAuthority),
     /// Ignored because it is not what the specification says.
-    Ignored(String),
+    Ignored(&'static str),
+    /// Likewise, and it is a key for tokens.
+    IgnoredToken(&'static str),
+}
+
+/// A bundle as it is being read.
+struct Reading {
+    bundle: Bundle,
+    warnings: Vec<String>,
+    expired: bool,
+    /// The first of the elements ignored, see [`Self::done`].
+    broken: Option<String>,
+    broken_token: Option<String>,
 }
 
 impl Document {
-    pub(super) fn of(bundle: &Bundle, with_hint: bool) -> Self {
-        let key = |root: &CertificateDer<'static>| {
-            let key = public_jwk(&svid::parse(root).ok()?)?;
-            Some(Jwk { r#use: "x509-svid", key, x5c: [STANDARD.encode(root)] })
-        };
+    /// All there is to say.
+    pub(super) fn of(bundle: &Bundle) -> Self {
+        let keys = [Use::X509, Use::Jwt, Use::Wit].into_iter().flat_map(|only| Self::plain(bundle, only).keys);
         Self {
-            keys: bundle.x509.iter().filter_map(key).collect(),
-            spiffe_sequence: bundle.sequence,
-            spiffe_refresh_hint: with_hint.then_some(bundle.refresh_hint.as_secs()),
+            keys: keys.collect(),
+            spiffe_sequence: Some(bundle.sequence),
+            // Always: without it SPIRE asks far too seldom.
+            spiffe_refresh_hint: Some(bundle.refresh_hint.as_secs()),
         }
+    }
+
+    /// As part of a bundle map for verifiers of X.509-SVIDs: no refresh hints inside a map (§5.1.1), no keys for tokens.
+    pub(super) fn in_map(bundle: &Bundle) -> Self {
+        Self { spiffe_sequence: Some(bundle.sequence), ..Self::plain(bundle, Use::X509) }
+    }
+
+    /// The keys of one use and nothing else.
+    pub(super) fn plain(bundle: &Bundle, only: Use) -> Self {
+        let authority = |root: &CertificateDer<'static>| {
+            let key = PublicJwk::of_spki(&svid::parse(root).ok()?.subject_pki)?;
+            Some(Jwk { r#use: only.name(), kid: None, key, x5c: Some([STANDARD.encode(root)]) })
+        };
+        let token = |authority: &JwtAuthority| Jwk {
+            r#use: only.name(),
+            kid: Some(authority.kid.to_string()),
+            key: authority.key.jwk().clone(),
+            x5c: None,
+        };
+        let keys = match only {
+            Use::X509 => bundle.x509.iter().filter_map(authority).collect(),
+            Use::Jwt => bundle.jwt.iter().map(token).collect(),
+            Use::Wit => bundle.wit.iter().map(token).collect(),
+        };
+        Self { keys, spiffe_sequence: None, spiffe_refresh_hint: None }
     }
 }
 
@@ -81,6 +109,11 @@ pub(super) fn parse(trust_domain: &TrustDomain, bytes: &[u8], now: SystemTime) -
         return Err(BundleError::TooLarge);
     }
     let document = json::parse(bytes).map_err(|e| BundleError::Malformed(e.to_string()))?;
+    read(trust_domain, &document, now)
+}
+
+/// Of a document that has been parsed strictly.
+pub(super) fn read(trust_domain: &TrustDomain, document: &Value, now: SystemTime) -> Result<Parsed, BundleError> {
     let Value::Object(document) = document else {
         return Err(BundleError::Malformed("not an object".into()));
     };
@@ -93,29 +126,67 @@ pub(super) fn parse(trust_domain: &TrustDomain, bytes: &[u8], now: SystemTime) -
         Some(sequence) => sequence.as_u64().ok_or(BundleError::Sequence)?,
     };
     let mut warnings = Vec::new();
-    let refresh_hint = refresh_hint(&document, &mut warnings);
-    let (mut x509, mut ignored, mut kids) = (Vec::new(), None, BTreeSet::new());
+    let refresh_hint = refresh_hint(document, &mut warnings);
+    let bundle = Bundle::new(trust_domain.clone(), sequence, refresh_hint, Vec::new());
+    let mut reading = Reading { bundle, warnings, expired: false, broken: None, broken_token: None };
+    let mut kids = BTreeSet::new();
     for (index, key) in keys.iter().enumerate() {
         let element = match key {
             Value::Object(key) => element(trust_domain, index, key, &mut kids, now)?,
-            _ => Element::Ignored("not an object".into()),
+            _ => Element::Ignored("not an object"),
         };
-        match element {
-            Element::Authority(root) if x509.contains(&root) => warnings.push(format!("key {index}: the same again")),
-            Element::Authority(root) => x509.push(root),
-            Element::Expired => warnings.push(format!("key {index}: the authority has expired")),
-            Element::Other => {}
-            Element::Ignored(why) => {
-                warnings.push(format!("key {index}: {why}"));
-                ignored.get_or_insert_with(|| format!("key {index}: {why}"));
-            }
-        }
+        reading.take(index, element);
     }
-    // An empty list, or one of other uses only, is a statement. One whose every authority is broken is an accident, and an
-    // accident withdraws nothing (invariant I5).
-    match ignored {
-        Some(why) if x509.is_empty() => Err(BundleError::Unusable(why)),
-        _ => Ok(Parsed { bundle: Bundle::new(trust_domain.clone(), sequence, refresh_hint, x509), warnings }),
+    reading.done(keys.is_empty())
+}
+
+impl Reading {
+    fn take(&mut self, index: usize, element: Element) {
+        let bundle = &mut self.bundle;
+        let why = match element {
+            Element::X509(root) if bundle.x509.contains(&root) => "the same again",
+            Element::X509(root) => return bundle.x509.push(root),
+            Element::Jwt(authority) => return bundle.jwt.push(authority),
+            Element::Wit(authority) => return bundle.wit.push(authority),
+            Element::Expired => {
+                self.expired = true;
+                "the authority has expired"
+            }
+            Element::Ignored(why) => {
+                self.broken.get_or_insert_with(|| format!("key {index}: {why}"));
+                why
+            }
+            Element::IgnoredToken(why) => {
+                self.broken_token.get_or_insert_with(|| format!("key {index}: {why}"));
+                why
+            }
+        };
+        self.warnings.push(format!("key {index}: {why}"));
+    }
+
+    /// An empty list, or one of keys for tokens only, is a statement. One whose every authority is broken is an accident, and an
+    /// accident withdraws nothing (invariant I5).
+    fn done(self, empty: bool) -> Result<Parsed, BundleError> {
+        let Self { bundle, warnings, expired, broken, broken_token } = self;
+        let tokens = !(bundle.jwt.is_empty() && bundle.wit.is_empty());
+        if let Some(why) = broken
+            && bundle.x509.is_empty()
+        {
+            return Err(BundleError::Unusable(why));
+        }
+        if let Some(why) = broken_token
+            && bundle.x509.is_empty()
+            && !expired
+            && !tokens
+        {
+            return Err(BundleError::Unusable(why));
+        }
+        let content = match () {
+            () if empty => Content::Empty,
+            () if bundle.x509.is_empty() && !expired => Content::TokensOnly,
+            () => Content::Authorities,
+        };
+        Ok(Parsed { bundle, content, warnings })
     }
 }
 
@@ -136,9 +207,8 @@ fn element(
     kids: &mut BTreeSet<String>,
     now: SystemTime,
 ) -> Result<Element, BundleError> {
-    let ignored = |why: &str| Ok(Element::Ignored(why.to_owned()));
     let text = |member: &str| key.get(member).and_then(Value::as_str);
-    if text("kty") == Some("oct") || SECRETS.iter().any(|member| key.contains_key(*member)) {
+    if token_key::is_secret(key) {
         return Err(BundleError::SecretKey(index));
     }
     if let Some(kid) = text("kid")
@@ -146,17 +216,33 @@ fn element(
     {
         return Err(BundleError::DuplicateKid(kid.chars().take(80).collect()));
     }
-    match text("kty") {
-        Some("EC" | "RSA" | "OKP") => {}
-        Some(_) => return ignored("an unknown kty"),
-        None => return ignored("no kty"),
+    let usage = text("use");
+    if usage == Some(Use::Jwt.name()) {
+        return Ok(token(text("kid"), key).map_or_else(Element::IgnoredToken, Element::Jwt));
     }
-    match text("use") {
-        Some("x509-svid") => authority(trust_domain, index, key.get("x5c"), now),
-        Some("jwt-svid") if text("kid").is_none() => ignored("a jwt-svid key without kid"),
-        Some("jwt-svid" | "wit-svid") => Ok(Element::Other),
-        Some(_) => ignored("an unknown use"),
-        None => ignored("no use"),
+    if usage == Some(Use::Wit.name()) {
+        return Ok(token(text("kid"), key).map_or_else(Element::IgnoredToken, Element::Wit));
+    }
+    match (text("kty"), usage) {
+        (Some("EC" | "RSA" | "OKP"), Some("x509-svid")) => authority(trust_domain, index, key.get("x5c"), now),
+        (Some("EC" | "RSA" | "OKP"), Some(_)) => Ok(Element::Ignored("an unknown use")),
+        (Some("EC" | "RSA" | "OKP"), None) => Ok(Element::Ignored("no use")),
+        (Some(_), _) => Ok(Element::Ignored("an unknown kty")),
+        (None, _) => Ok(Element::Ignored("no kty")),
+    }
+}
+
+/// A key for tokens, or why it is ignored.
+fn token(kid: Option<&str>, key: &Map<String, Value>) -> Result<JwtAuthority, &'static str> {
+    let kid = kid.filter(|kid| !kid.is_empty()).ok_or("a key for tokens without kid")?;
+    if kid.len() > MAX_KID_BYTES {
+        return Err("a kid longer than 255 bytes");
+    }
+    match TokenKey::from_jwk(key) {
+        Ok(key) => Ok(JwtAuthority { kid: kid.into(), key }),
+        Err(KeyError::Kind) => Err("a key of a kind that cannot sign tokens"),
+        Err(KeyError::Weak) => Err("a key that is too weak"),
+        Err(KeyError::Secret | KeyError::Malformed) => Err("a key that cannot be read"),
     }
 }
 
@@ -166,7 +252,7 @@ fn authority(
     x5c: Option<&Value>,
     now: SystemTime,
 ) -> Result<Element, BundleError> {
-    let ignored = |why: &str| Ok(Element::Ignored(why.to_owned()));
+    let ignored = |why| Ok(Element::Ignored(why));
     // the first certificate counts, the rest is ignored.
     let Some(encoded) = x5c.and_then(Value::as_array).and_then(|list| list.first()).and_then(Value::as_str) else {
         return ignored("no x5c");
@@ -185,7 +271,7 @@ fn authority(
     }
     match svid::validity(&der) {
         Ok((_, end)) if end <= now => Ok(Element::Expired),
-        _ => Ok(Element::Authority(der)),
+        _ => Ok(Element::X509(der)),
     }
 }
 
@@ -222,38 +308,8 @@ fn not_an_authority(certificate: &X509Certificate<'_>) -> Option<&'static str> {
         Err(_) => return Some("x5c has a key usage that cannot be read"),
         _ => {}
     }
-    if !svid::key_is_strong(&certificate.subject_pki) || public_jwk(certificate).is_none() {
+    if !svid::key_is_strong(&certificate.subject_pki) || PublicJwk::of_spki(&certificate.subject_pki).is_none() {
         return Some("x5c has a key that is too weak or of an unknown kind");
     }
     None
-}
-
-/// The certificate's public key as JWK members; `None` for a kind that JWK cannot say.
-fn public_jwk(certificate: &X509Certificate<'_>) -> Option<PublicJwk> {
-    let key = &certificate.subject_pki;
-    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    match key.parsed().ok()? {
-        PublicKey::EC(point) => {
-            let curve = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
-            let (crv, size) = if curve == oids::OID_EC_P256 {
-                ("P-256", 32)
-            } else if curve == oids::OID_NIST_EC_P384 {
-                ("P-384", 48)
-            } else if curve == oids::OID_NIST_EC_P521 {
-                ("P-521", 66)
-            } else {
-                return None;
-            };
-            let (x, y) = point.data().strip_prefix(&[4])?.split_at_checked(size)?;
-            (y.len() == size).then(|| PublicJwk::Ec { crv, x: encode(x), y: encode(y) })
-        }
-        PublicKey::RSA(rsa) => {
-            let unsigned = |bytes: &[u8]| encode(&bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]);
-            Some(PublicJwk::Rsa { n: unsigned(rsa.modulus), e: unsigned(rsa.exponent) })
-        }
-        _ if key.algorithm.algorithm == oids::OID_SIG_ED25519 => {
-            Some(PublicJwk::Okp { crv: "Ed25519", x: encode(&key.subject_public_key.data) })
-        }
-        _ => None,
-    }
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::identity::authority::Authority;
 use crate::identity::bundles::Bundles;
 use crate::identity::issue::Issuer;
+use crate::identity::keys::KeyError;
 use crate::store::{Committed, Event, Key, LeaseId, Prefix, Store, Stored, Txn};
 
 /// The authority without its task, for tests that step it.
@@ -67,7 +68,7 @@ async fn bad_136_a_key_that_others_can_read_refuses_to_start() {
     for wide in [0o644, 0o640, 0o604, 0o660] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(wide)).unwrap();
         let error = world.try_start().await.unwrap_err();
-        assert!(matches!(error, Error::KeyFileMode { mode, .. } if mode == wide), "{error}");
+        assert!(matches!(error, Error::Key(KeyError::Mode { mode, .. }) if mode == wide), "{error}");
         assert!(error.to_string().contains("chmod 600"), "{error}");
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -81,9 +82,9 @@ async fn a_key_that_is_gone_or_damaged_refuses_to_start() {
     let (path, _) = &world.keys()[0];
     let pem = std::fs::read(path).unwrap();
     std::fs::write(path, &pem[..pem.len() / 2]).unwrap();
-    assert!(matches!(world.try_start().await, Err(Error::KeyFile { what: "is not a private key", .. })));
+    assert!(matches!(world.try_start().await, Err(Error::Key(KeyError::File { what: "is not a private key", .. }))));
     std::fs::remove_file(path).unwrap();
-    assert!(matches!(world.try_start().await, Err(Error::KeyFile { what: "cannot be read", .. })));
+    assert!(matches!(world.try_start().await, Err(Error::Key(KeyError::Missing { .. }))));
     assert_eq!(world.keys(), [], "no new authority was made in its place");
 }
 

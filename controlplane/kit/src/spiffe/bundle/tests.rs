@@ -3,7 +3,10 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData as _,
+    RsaKeySize,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -35,6 +38,14 @@ fn with_key(key: Value) -> Value {
 fn jwk(der: &[u8]) -> Value {
     let mut key = good()["keys"][0].clone();
     key["x5c"] = json!([STANDARD.encode(der)]);
+    key
+}
+
+/// A key for tokens.
+fn token_jwk(usage: &str, kid: &str) -> Value {
+    let mut key = TokenKey::from_spki(&KeyPair::generate().unwrap().subject_public_key_info()).unwrap().to_jwk();
+    key["use"] = json!(usage);
+    key["kid"] = json!(kid);
     key
 }
 
@@ -146,8 +157,9 @@ fn bad_040_an_empty_list_is_a_statement() {
     assert_eq!(parsed.bundle, Bundle::new(domain(), 2, DEFAULT_REFRESH, Vec::new()));
     assert!(parsed.warnings.is_empty());
     assert_eq!(Bundle::admit(Some(&A.bundle()), &parsed.bundle, noon()), Ok(Admission::Newer));
-    let jwt_only = json!({"keys": [{"use": "jwt-svid", "kty": "EC", "kid": "1"}], "spiffe_sequence": 2});
-    assert_eq!(parse(&jwt_only).unwrap().bundle, parsed.bundle);
+    assert_eq!(parsed.content, Content::Empty);
+    let jwt_only = parse(&json!({"keys": [token_jwk("jwt-svid", "1")], "spiffe_sequence": 2})).unwrap();
+    assert_eq!((jwt_only.content, jwt_only.bundle.x509.len(), jwt_only.bundle.jwt.len()), (Content::TokensOnly, 0, 1));
 }
 
 #[test]
@@ -240,7 +252,7 @@ fn bad_048_jwt_keys_without_kid() {
 
 #[test]
 fn bad_049_two_keys_with_one_kid() {
-    let key = json!({"kty": "EC", "use": "jwt-svid", "kid": "one"});
+    let key = token_jwk("jwt-svid", "one");
     let mut document = with_key(key.clone());
     assert!(parse(&document).is_ok());
     document["keys"].as_array_mut().unwrap().push(key);
