@@ -22,7 +22,7 @@ use super::lifetimes::Lifetimes;
 use super::own_svid::OwnSvid;
 use super::publish::Publisher;
 use super::running::Life;
-use super::{Config, Seams};
+use super::{Config, Seams, bans};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
 use crate::model::{Change, Labels, MeshView, Relationships};
@@ -121,6 +121,8 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
     let conversations = node::Conversations::default();
     let standing = Arc::new(Tenures(core.identity.clone()));
+    let bans = bans::follow(core.identity.nodes.watch(), registrations.clone(), life.core.drain.clone());
+    life.core.spawn("bans", bans);
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
