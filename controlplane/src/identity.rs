@@ -1,6 +1,7 @@
 //! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs ([`profile`],
 //! [`issue`]), who may have it ([`entries`], [`tokens`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
 
+pub mod audit;
 pub mod authority;
 pub mod bundles;
 pub mod entries;
@@ -18,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::Metrics;
 use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
@@ -30,6 +32,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Where keys are kept, each in a file of mode 0600.
     pub key_dir: PathBuf,
+    /// Where the audit log is written.
+    pub audit_dir: PathBuf,
     pub ca_ttl: Duration,
     /// Of SVIDs whose entry names no TTL, and of nodes and the control plane itself.
     pub svid_ttl: Duration,
@@ -45,6 +49,7 @@ pub struct Identity {
     pub tokens: tokens::Tokens,
     pub nodes: nodes::Nodes,
     pub bundles: bundles::Bundles,
+    pub audit: audit::Audit,
     svid_ttl: Duration,
 }
 
@@ -53,6 +58,8 @@ pub struct Identity {
 pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
     #[error(transparent)]
     Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
@@ -110,9 +117,12 @@ impl Identity {
         config: Config,
         store: SharedStore,
         clock: Clock,
+        metrics: &Metrics,
         tasks: &Tasks,
         drain: Drain,
     ) -> Result<Self, Error> {
+        let folder = config.audit_dir.clone();
+        let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
         let (authority, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
@@ -124,6 +134,7 @@ impl Identity {
             nodes: nodes::Nodes::load(store.clone(), clock.clone()).await?,
             tokens: tokens::Tokens::new(store, clock),
             bundles,
+            audit,
             svid_ttl: config.svid_ttl,
         })
     }
