@@ -251,6 +251,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
     let authority = identity::Config {
         trust_domain: config.trust_domain.clone(),
         key_dir: config.data_dir.join("keys"),
+        audit_dir: config.data_dir.join("audit"),
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
         node_ttl: config.identity.node_ttl,
@@ -258,7 +259,8 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
     };
-    Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)
+    let (clock, core) = (seams.clock.clone(), &life.core);
+    Ok(Identity::start(authority, store, clock, &life.metrics, &core.tasks, core.drain.clone()).await?)
 }
 
 fn definitions(config: &Config) -> Change {
