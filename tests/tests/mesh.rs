@@ -8,6 +8,7 @@ mod mesh {
     mod csr;
     mod identity;
     mod link;
+    mod nodes;
     mod oracle;
     mod path;
     mod rollout;

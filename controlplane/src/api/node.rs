@@ -267,6 +267,7 @@ impl Refused {
                 | Refusal::NotGranted(_)
                 | Refusal::NodeBanned(_)
                 | Refusal::NodeGone(_)
+                | Refusal::NodeSuperseded
                 | Refusal::NameTaken { .. } => Status::permission_denied(text),
                 Refusal::UnknownToken | Refusal::ExpiredToken | Refusal::BadEvidence(_) => {
                     Status::unauthenticated(text)

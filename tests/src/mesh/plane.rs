@@ -13,9 +13,13 @@ use serde_json::Value;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::net::unix_channel;
 use symbolon_kit::spiffe::bundle::Bundle;
+use symbolon_kit::spiffe::svid::{PrivateKey, csr_of};
 use symbolon_proto::admin as api;
 use symbolon_proto::admin::admin_client::AdminClient;
+use symbolon_proto::attest::attest_once;
+use symbolon_proto::node as wire;
 use tempfile::TempDir;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use super::node::Node;
@@ -229,6 +233,30 @@ impl Plane {
     /// If it is refused.
     pub async fn node(&self, name: &str) -> anyhow::Result<Node> {
         Node::attested(self, name).await
+    }
+
+    /// What a caller from this address is answered, who shows a token.
+    ///
+    /// # Errors
+    /// If it cannot ask.
+    pub async fn node_from(
+        &self,
+        source: &str,
+        token: &str,
+        key: &PrivateKey,
+    ) -> anyhow::Result<Result<wire::Attested, Status>> {
+        let way = super::wire::from_address(source.parse()?, self.addresses.node).await?;
+        let node = Node::anonymous_at(self, way.to_string()).await?;
+        let asked = wire::AttestRequest::join_token(token, csr_of(key)?);
+        Ok(attest_once(&mut node.api(), asked).await)
+    }
+
+    /// A sidecar that attests by what its file says under `attest`, ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn sidecar_by(&self, attest: Value, workloads: Value) -> anyhow::Result<Sidecar> {
+        Sidecar::start_by(self, attest, workloads).await
     }
 
     /// A sidecar with its first token, ready.

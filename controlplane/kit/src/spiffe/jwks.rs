@@ -18,7 +18,7 @@ use super::token_key::{self, JwtAuthority, KeyError, PublicJwk, TokenKey};
 use super::{json, svid};
 
 /// Bounds of the refresh hint (bad input 56).
-const REFRESH: std::ops::RangeInclusive<i64> = 30..=24 * 3600;
+const REFRESH: std::ops::RangeInclusive<u64> = 30..=24 * 3600;
 /// The longest name of a key; a token's header has no room for more.
 pub(super) const MAX_KID_BYTES: usize = 255;
 
@@ -191,14 +191,18 @@ impl Reading {
     }
 }
 
+/// What is no number of seconds, or not a positive one, is no hint: the default then (bad input 56).
 fn refresh_hint(document: &Map<String, Value>, warnings: &mut Vec<String>) -> Duration {
     let Some(hint) = document.get("spiffe_refresh_hint") else { return DEFAULT_REFRESH };
-    let seconds = hint.as_i64().or_else(|| hint.as_u64().map(|_| i64::MAX));
-    let clamped = seconds.map(|seconds| seconds.clamp(*REFRESH.start(), *REFRESH.end()));
-    if clamped != seconds || seconds.is_none() {
+    let (from, to) = (*REFRESH.start(), *REFRESH.end());
+    let taken = match hint.as_u64().filter(|seconds| *seconds > 0) {
+        Some(seconds) => Duration::from_secs(seconds.clamp(from, to)),
+        None => DEFAULT_REFRESH,
+    };
+    if hint.as_u64() != Some(taken.as_secs()) {
         warnings.push("the refresh hint is not between 30 s and 24 h".into());
     }
-    clamped.map_or(DEFAULT_REFRESH, |seconds| Duration::from_secs(seconds.unsigned_abs()))
+    taken
 }
 
 fn element(
