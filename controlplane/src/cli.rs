@@ -9,6 +9,7 @@ pub mod client;
 pub mod demo;
 pub mod failure;
 pub mod identity;
+pub mod node;
 pub mod output;
 pub mod peer;
 pub mod proxy;
@@ -57,6 +58,9 @@ pub enum Command {
     /// Join tokens for nodes
     #[command(subcommand)]
     Token(token::Command),
+    /// Attested nodes: look at, evict, ban
+    #[command(subcommand)]
+    Node(node::Command),
     /// Federated peers: invite, accept, look at
     #[command(subcommand)]
     Peer(peer::Command),
@@ -125,6 +129,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let client = Client::new(&cli.admin_socket);
     match cli.command {
         Command::Token(command) => token::run(&client, command).await,
+        Command::Node(command) => node::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
         Command::Identity(command) => identity::run(&client, command).await,

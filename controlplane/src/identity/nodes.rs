@@ -26,6 +26,7 @@ use tokio::sync::{Mutex as Turn, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::entries::NodeSelectors;
 use super::{Minted, Refusal};
 use crate::model::NodeName;
 use crate::store::{self, SharedStore, Txn, keys};
@@ -161,18 +162,17 @@ impl Nodes {
     /// Whether the node may call with the certificate of this serial.
     ///
     /// # Errors
-    /// [`Refusal::NodeBanned`], or [`Refusal::NodeGone`] if it must attest again.
+    /// [`Refusal::NodeBanned`]; [`Refusal::NodeGone`] if it must attest again; [`Refusal::NodeSuperseded`] if it has, since.
     pub fn check(&self, name: &NodeName, serial: &str) -> Result<(), Refusal> {
         if self.seats().get(name).is_some_and(|seat| seat.knows(serial)) {
             return Ok(());
         }
         self.may_attest(name)?;
-        let why = match self.table.borrow().get(name).map(|node| &node.standing) {
-            None => "it is not known here",
-            Some(Standing::Attested) => "it has attested anew since, and its older certificates do not count",
-            Some(_) => "it was evicted",
-        };
-        Err(Refusal::NodeGone(why))
+        Err(match self.table.borrow().get(name).map(|node| &node.standing) {
+            None => Refusal::NodeGone("it is not known here"),
+            Some(Standing::Attested) => Refusal::NodeSuperseded,
+            Some(_) => Refusal::NodeGone("it was evicted"),
+        })
     }
 
     /// Whether the node may attest.
@@ -317,6 +317,12 @@ impl Nodes {
 
     fn seats(&self) -> MutexGuard<'_, BTreeMap<NodeName, Seat>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NodeSelectors for Nodes {
+    fn of(&self, node: &NodeName) -> Selectors {
+        self.table.borrow().get(node).map(|node| node.selectors.clone()).unwrap_or_default()
     }
 }
 

@@ -13,6 +13,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use super::bundle::{Bundle, BundleError, Content, DEFAULT_REFRESH, MAX_BYTES, MAX_KEYS, Parsed, Use};
+use super::svid::SvidError;
 use super::token_key::{self, JwtAuthority, KeyError, PublicJwk, TokenKey};
 use super::{json, svid};
 
@@ -267,7 +268,7 @@ fn authority(
     if let Some(owner) = other_owner(trust_domain, &certificate) {
         return Err(BundleError::OtherTrustDomain { index, owner });
     }
-    if let Some(why) = not_an_authority(&certificate) {
+    if let Some(why) = not_an_authority(trust_domain, &der, &certificate) {
         return ignored(why);
     }
     if webpki::anchor_from_trusted_cert(&der).is_err() {
@@ -299,21 +300,16 @@ fn spiffe_names<'a>(certificate: &X509Certificate<'a>) -> Vec<&'a str> {
     names.value.general_names.iter().filter_map(spiffe).collect()
 }
 
-/// and a key that can be believed.
-fn not_an_authority(certificate: &X509Certificate<'_>) -> Option<&'static str> {
-    if !certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca) {
-        return Some("x5c is not an authority (CA:TRUE is missing)");
+/// As the verifier judges it, so that what is taken into a bundle is of use there; and of a kind that JWK can say.
+fn not_an_authority(
+    trust_domain: &TrustDomain,
+    der: &CertificateDer<'_>,
+    certificate: &X509Certificate<'_>,
+) -> Option<&'static str> {
+    match svid::check_authority(der, trust_domain) {
+        Err(SvidError::Profile(why)) => Some(why),
+        Err(_) => Some("x5c is not a certificate that can be read"),
+        Ok(_) if PublicJwk::of_spki(&certificate.subject_pki).is_none() => Some("x5c has a key of an unknown kind"),
+        Ok(_) => None,
     }
-    if spiffe_names(certificate).iter().any(|uri| SpiffeId::workload(uri).is_ok()) {
-        return Some("x5c has an ID with a path, as only a workload may");
-    }
-    match certificate.key_usage() {
-        Ok(Some(usage)) if !usage.value.key_cert_sign() => return Some("x5c may not sign certificates (keyCertSign)"),
-        Err(_) => return Some("x5c has a key usage that cannot be read"),
-        _ => {}
-    }
-    if !svid::key_is_strong(&certificate.subject_pki) || PublicJwk::of_spki(&certificate.subject_pki).is_none() {
-        return Some("x5c has a key that is too weak or of an unknown kind");
-    }
-    None
 }
