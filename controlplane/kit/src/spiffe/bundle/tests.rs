@@ -216,7 +216,7 @@ fn x_4_an_authoritys_id_has_no_path() {
     let named = Ca::with("a.example", |params| {
         params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://a.example/shop".try_into().unwrap())];
     });
-    ignored(jwk(&named.certificate()), "an ID with a path");
+    ignored(jwk(&named.certificate()), "has a path");
     let nameless = Ca::with("a.example", |params| params.subject_alt_names.clear()).certificate();
     assert_eq!(parse(&with_key(jwk(&nameless))).unwrap().bundle.x509, [A.certificate(), nameless]);
 }
