@@ -69,6 +69,9 @@ impl App {
         let admin = net::count_malformed(services.admin, "admin", calls);
         edges.spawn("node port", serve(ports.node, node));
         edges.spawn("federation port", serve(ports.federation, federation));
+        if let (Some(listener), Some(endpoint)) = (ports.bundle_endpoint, services.bundle_endpoint) {
+            edges.spawn("bundle endpoint", endpoint.serve(listener, edges.tasks.clone(), edges.drain.clone()));
+        }
         let strangers =
             metrics.counter("symbolon_admin_refusals", "Callers turned away from the admin socket, by reason");
         edges.spawn("admin socket", socket::serve(ports.admin, admin, strangers, edges.drain.clone()));

@@ -13,6 +13,8 @@ use crate::federation::{Grants, PeerConfig, Quotas, Timing};
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
+mod trust;
+
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
 /// What consumers of a bundle take as its refresh hint; others are cut to it, and peers would see two contents of one sequence.
@@ -41,6 +43,8 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     for address in &file.federation.advertise {
         checker.host_port("federation.advertise", address);
     }
+    let bundle_endpoint = checker.bundle_endpoint(file, trust_domain.as_ref());
+    let relationships = checker.relationships(file, trust_domain.as_ref());
     match (trust_domain, listen, checker.findings.is_empty()) {
         (Some(trust_domain), Some(listen), true) => Ok(Config {
             trust_domain,
@@ -54,6 +58,12 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             timing,
             advertise: file.federation.advertise.clone(),
             report_every: file.load_report_interval,
+            bundle_endpoint,
+            bootstrap: trust::bootstrap(file),
+            relationships,
+            roots_file: file.federation.roots_file.clone(),
+            polling: Default::default(),
+            fetching: Default::default(),
         }),
         _ => Err(checker.findings),
     }
