@@ -106,8 +106,8 @@ pub enum Code {
     Grant = 9,
     Federation = 10,
     Address = 11,
-    Relationship = 20,
-    BundleEndpoint = 21,
+    Relationship = 12,
+    BundleEndpoint = 13,
 }
 
 /// Why there is no configuration.

@@ -39,7 +39,7 @@ pub struct File {
     /// Our own bundle endpoint; none is served without it.
     #[serde(default)]
     pub bundle_endpoint: Option<EndpointFile>,
-    /// Trust domains beside the peers; see `docs/trust.md`.
+    /// Trust domains beside the peers; see `docs/federation.md`.
     #[serde(default)]
     pub relationships: Vec<RelationshipFile>,
     /// How often nodes forward the load reports of their proxies.
