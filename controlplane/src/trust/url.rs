@@ -73,10 +73,13 @@ impl EndpointUrl {
         if host.is_empty() || host.contains('%') {
             return Err(NotAUrl::Host);
         }
-        let port = match authority.port() {
-            None if authority.as_str().ends_with(':') => return Err(NotAUrl::Malformed),
-            None => HTTPS,
-            Some(port) => port.as_str().parse().ok().filter(|port| *port != 0).ok_or(NotAUrl::Malformed)?,
+        // Not `authority.port()`, to which a port that is none is no port, and so the default one.
+        let port = match authority.as_str().get(authority.host().len()..) {
+            None | Some("") => HTTPS,
+            Some(rest) => {
+                let port = rest.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+                port.ok_or(NotAUrl::Malformed)?
+            }
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };

@@ -90,5 +90,5 @@ async fn with_the_wrong_bundle_nothing_federates() {
     a.admin().set_bundle(set.clone()).await.unwrap();
     until("the link is no longer LIVE", async || (peer(&a).await.state != "LIVE").then_some(())).await;
     let foreign = wire::SetBundleRequest { trust_domain: "c.example".into(), ..set };
-    assert!(a.admin().set_bundle(foreign).await.unwrap_err().message().contains("no peer"));
+    assert!(a.admin().set_bundle(foreign).await.unwrap_err().message().contains("no relationship"));
 }

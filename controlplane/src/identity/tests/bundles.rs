@@ -153,3 +153,105 @@ async fn a_peers_expired_root_is_remembered_with_its_sequence() {
         .await
         .expect("the same document is no equivocation");
 }
+
+/// Writes `value` where the bundle of `domain` is stored.
+async fn damage(world: &World, key: crate::store::Key) {
+    let mut value = world.store.get(&key).await.unwrap().unwrap().value;
+    let last = value.len() - 3;
+    value[last] ^= 1;
+    world.store.commit(crate::store::Txn::new().put(key, value)).await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_046_a_flipped_bit_leads_back_to_the_bundle_before() {
+    use crate::store::keys;
+    let (world, (_, b)) = (world(), peer("b.example").await);
+    let identity = world.start().await;
+    let (domain, first) = (b.trust_domain.clone(), b.bundles.own().unwrap());
+    let second = with_sequence(&first, first.sequence + 1);
+    for bundle in [&*first, &second] {
+        identity.bundles.offer(&domain, &bundle.to_jwks(), Source::Link).await.unwrap();
+    }
+    damage(&world, keys::bundle(&domain)).await;
+    let again = world.start().await;
+    assert_eq!(again.bundles.all()[&domain], first, "the one before");
+    again.bundles.offer(&domain, &second.to_jwks(), Source::Link).await.expect("the damaged one comes again");
+    assert_eq!(*again.bundles.all()[&domain], second);
+    // Both damaged: nothing of it is trusted, and the start does not fail for it.
+    damage(&world, keys::bundle(&domain)).await;
+    damage(&world, keys::bundle_before(&domain)).await;
+    let again = world.start().await;
+    assert_eq!(again.bundles.all().get(&domain), None);
+    assert!(again.bundles.own().is_some());
+    again.bundles.offer(&domain, &second.to_jwks(), Source::Link).await.unwrap();
+    // Our own is published again, and its sequence does not fall behind what was seen.
+    let own = again.bundles.own().unwrap();
+    damage(&world, keys::bundle(&again.trust_domain)).await;
+    world.clock.advance(Duration::from_secs(5));
+    let again = world.start().await.bundles.own().unwrap();
+    assert_eq!(again.x509, own.x509);
+    assert!(again.sequence >= own.sequence, "{} {}", again.sequence, own.sequence);
+}
+
+#[tokio::test]
+async fn f_18_an_end_is_at_once_and_outlives_offers_and_restarts() {
+    let (world, (_, b)) = (world(), peer("b.example").await);
+    let identity = world.start().await;
+    let (domain, good) = (b.trust_domain.clone(), b.bundles.own().unwrap());
+    identity.bundles.offer(&domain, &good.to_jwks(), Source::Link).await.unwrap();
+    assert_eq!(identity.bundles.source(&domain), Source::Link);
+    let watch = identity.bundles.watch();
+    identity.bundles.end(&domain).await.unwrap();
+    assert_eq!(watch.borrow().get(&domain), None);
+    let newer = with_sequence(&good, good.sequence + 1).to_jwks();
+    for source in [Source::Link, Source::Endpoint] {
+        let refused = identity.bundles.offer(&domain, &newer, source).await.unwrap_err();
+        assert!(matches!(refused, Refused::Ended(_)), "{refused}");
+    }
+    assert!(matches!(identity.bundles.set(&domain, &newer, true).await.unwrap_err(), Refused::Ended(_)));
+    let again = world.start().await;
+    assert_eq!((again.bundles.all().get(&domain), again.bundles.ended()), (None, [domain.clone()].into()));
+    assert!(again.bundles.offer(&domain, &newer, Source::Link).await.is_err());
+    again.bundles.allow(&domain).await.unwrap();
+    again.bundles.offer(&domain, &good.to_jwks(), Source::Endpoint).await.expect("it begins anew, with any sequence");
+    let again = world.start().await;
+    assert_eq!((again.bundles.source(&domain), again.bundles.ended().len()), (Source::Endpoint, 0));
+    // Nobody ends trust in ourselves.
+    again.bundles.end(&again.trust_domain).await.unwrap();
+    assert!(again.bundles.own().is_some());
+}
+
+/// An offer that is being written when trust ends does not bring it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_18_an_end_wins_over_an_offer_that_is_on_its_way() {
+    let (world, (_, b)) = (world(), peer("b.example").await);
+    let identity = world.start().await;
+    let (domain, good) = (b.trust_domain.clone(), b.bundles.own().unwrap());
+    for round in 1..30 {
+        let (bundles, newer, of) =
+            (identity.bundles.clone(), with_sequence(&good, good.sequence + round).to_jwks(), domain.clone());
+        let offering = tokio::spawn(async move { bundles.offer(&of, &newer, Source::Link).await.is_ok() });
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        identity.bundles.end(&domain).await.unwrap();
+        let _ = offering.await.unwrap();
+        assert_eq!(identity.bundles.all().get(&domain), None, "round {round}");
+        let again = world.start().await;
+        assert_eq!(again.bundles.all().get(&domain), None, "round {round}, after a restart");
+        identity.bundles.allow(&domain).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn bad_045_a_bundle_whose_every_authority_has_expired_withdraws_nothing() {
+    let (world, (_, b)) = (world(), peer("b.example").await);
+    let identity = world.start().await;
+    let (domain, good) = (b.trust_domain.clone(), b.bundles.own().unwrap());
+    identity.bundles.offer(&domain, &good.to_jwks(), Source::Link).await.unwrap();
+    world.clock.advance(CA_TTL + Duration::from_secs(1));
+    let newer = with_sequence(&good, good.sequence + 1).to_jwks();
+    let refused = identity.bundles.offer(&domain, &newer, Source::Endpoint).await.unwrap_err();
+    assert!(matches!(&refused, Refused::Bundle(BundleError::Unusable(_))), "{refused}");
+    assert_eq!(identity.bundles.all()[&domain].sequence, good.sequence);
+}
