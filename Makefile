@@ -1,6 +1,6 @@
 # Symbolon. `make demo` runs two clusters on this machine, `make test` everything that must pass; both do all set-up.
 
-.PHONY: help demo test check tools build fmt
+.PHONY: help demo test check tools build fmt interop
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -20,8 +20,11 @@ check: ## the quick loop: format, lints, unit tests
 	cargo test --workspace --exclude symbolon-tests --all-targets
 
 tools: ## the pinned tools and peers, into target/tools
-	@tests/tools/prerequisites cargo python3 cc
-	@tests/tools/install envoy cargo-deny spiffe
+	@tests/tools/prerequisites cargo python3 cc go
+	@tests/tools/install envoy cargo-deny spiffe go
+
+interop: tools ## what other SPIFFE implementations make of ours: renews the table of docs/interop.md
+	SYMBOLON_BLESS=1 cargo test --workspace --all-targets -- --nocapture interop::matrix
 
 build: tools ## the programs, as demo, scenarios and tests use them
 	cargo build --locked --workspace --all-targets

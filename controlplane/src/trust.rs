@@ -37,13 +37,12 @@ use symbolon_kit::metrics::{Counter, Gauge, Metrics};
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::supervise::Tasks;
 use symbolon_proto::ids::TrustDomain;
-use tokio::sync::watch;
 
 use crate::store::{self, SharedStore};
 
 pub use fetch::{Fetcher, Limits};
 pub use handle::{Handle, Refused, Status};
-pub use relationship::{Labels, Origin, Profile, Relationship};
+pub use relationship::{Origin, Profile, Relationship};
 
 /// Every trust domain's bundle, and the link to its control plane if there is one; kept by others.
 pub trait Book: Send + Sync + std::fmt::Debug {
@@ -180,9 +179,6 @@ pub async fn start(
     });
     Handle::start(context, config).await
 }
-
-/// Relationships and the labels on them, for whoever grants bundles by them.
-pub type Known = watch::Receiver<Arc<BTreeMap<TrustDomain, Labels>>>;
 
 impl Default for Timing {
     fn default() -> Self {

@@ -1,11 +1,12 @@
 //! Symbolon's wire: the protocol definitions of `proto/proto`, their generated code, and what both programs must agree on
-//! byte for byte: identifiers ([`ids`]) and pre-encoded xDS messages ([`encoded`]).
+//! byte for byte: identifiers ([`ids`]), selectors ([`selector`]) and pre-encoded xDS messages ([`encoded`]).
 //!
 //! The generated code is committed; `tests/fresh.rs` regenerates it and compares bytes.
 
 pub mod attest;
 pub mod encoded;
 pub mod ids;
+pub mod selector;
 
 /// Generated code, one module per protocol package.
 #[allow(

@@ -8,7 +8,7 @@
 
 pub mod config;
 pub mod keep;
-pub mod selector;
+pub use symbolon_proto::selector; // one grammar for both programs
 pub mod attest;
 pub mod guard;
 pub mod server;

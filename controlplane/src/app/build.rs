@@ -18,9 +18,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use super::adapters::{Book, ByEntries, ToRollouts, Trusted};
+use super::adapters::{Book, ByEntries, Tenures, ToRollouts, Trusted};
 use super::addresses::Addresses;
 use super::config::{BundleEndpoint, Proof};
+use super::lifetimes::Lifetimes;
 use super::own_svid::{OwnSvid, follow_bundles};
 use super::publish::Publisher;
 use super::running::Life;
@@ -44,6 +45,7 @@ pub struct App {
     pub(super) addresses: Addresses,
     pub(super) ports: Ports,
     pub(super) tls: tls::Identity,
+    pub(super) standing: Arc<Tenures>,
     pub(super) services: Services,
     pub(super) life: Life,
 }
@@ -97,6 +99,9 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let registrations = nodes::Handle::new(core.store.clone(), changes, core.entitlements.clone());
     unstarted.fold([definitions(config)]);
     unstarted.fold(registrations.restore().await.context("stored registrations")?);
+    let (entries, usual) = (core.identity.entries.clone(), config.identity.svid_ttl);
+    let (first, lifetimes) = Lifetimes::new(entries, usual, state.changes.clone());
+    unstarted.fold(first);
 
     let (mut publisher, snapshots) = publisher(config, &life.metrics);
     let (ads, proxies) = xds::serve(snapshots, core.entitlements.clone(), &life.metrics, life.edges.drain.clone());
@@ -116,15 +121,21 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
 
     publisher.publish(&state.view.borrow().clone());
     unstarted.spawn(&life.core.tasks, life.core.drain.clone());
+    life.core.spawn("lifetimes", lifetimes.run(life.core.drain.clone()));
     life.core.spawn("snapshots", publisher.run(state.view.clone(), life.core.drain.clone()));
     synced.send_replace(true);
     life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
     let edges = &life.edges;
+    life.core.spawn("relationships", hold(relationships.clone(), life.core.drain.clone())); // longer than who follows them
+    let conversations = node::Conversations::default();
+    let standing = Arc::new(Tenures(core.identity.clone()));
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
         loads: Arc::new(ToRollouts(rollouts.clone())),
+        relationships: relationships.known(),
+        conversations: conversations.clone(),
         clock: seams.clock.clone(),
         report_every: config.report_every,
         tasks: edges.tasks.clone(),
@@ -137,6 +148,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         rollouts,
         proxies,
         view: state.view,
+        conversations,
         clock: seams.clock.clone(),
         tasks: edges.tasks.clone(),
         drain: edges.drain.clone(),
@@ -148,7 +160,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         bundle_endpoint,
     };
     addresses.write(&config.data_dir).context("addresses.json cannot be written")?;
-    Ok(App { addresses, ports, tls: core.tls, services, life: life.clone() })
+    Ok(App { addresses, ports, tls: core.tls, standing, services, life: life.clone() })
 }
 
 async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Core> {
@@ -307,9 +319,10 @@ async fn rollouts(
     rollout::Engine::start(parts, &life.core.tasks, life.core.drain.clone()).await.context("the rollouts")
 }
 
-async fn hold(synced: watch::Sender<bool>, drain: Drain) {
+/// Keeps what nobody changes any more, for those who watch it.
+async fn hold(kept: impl Send, drain: Drain) {
     drain.cancelled().await;
-    drop(synced);
+    drop(kept);
 }
 
 fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
@@ -324,6 +337,9 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         key_dir: config.data_dir.join("keys"),
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
+        node_ttl: config.identity.node_ttl,
+        x509pop: config.x509pop.clone(),
+        fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
     };
     Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)

@@ -19,6 +19,11 @@ pub fn token(hash: &str) -> Key {
     key(format!("identity/tokens/{hash}"))
 }
 
+/// What is known of join tokens beyond each of them.
+pub fn token_ledger() -> Key {
+    key("identity/token-ledger".into())
+}
+
 /// All join tokens.
 pub fn tokens() -> Prefix {
     Prefix("identity/tokens/".into())
@@ -87,6 +92,21 @@ pub fn relationships() -> Prefix {
 /// The trust domain in a [`relationship`] key.
 pub fn domain_of_relationship(key: &Key) -> Option<TrustDomain> {
     key.0.strip_prefix("trust/relationships/")?.parse().ok()
+}
+
+/// A node that has attested, or is banned.
+pub fn attested_node(node: &NodeName) -> Key {
+    key(format!("identity/nodes/{node}"))
+}
+
+/// All nodes that have attested, or are banned.
+pub fn attested_nodes() -> Prefix {
+    Prefix("identity/nodes/".into())
+}
+
+/// The node in an [`attested_node`] key.
+pub fn name_of_attested_node(key: &Key) -> Option<NodeName> {
+    key.0.strip_prefix("identity/nodes/")?.parse().ok()
 }
 
 /// What a node registered last.

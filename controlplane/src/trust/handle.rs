@@ -14,8 +14,9 @@ use tracing::{info, warn};
 
 use super::machine::Standing;
 use super::poll::{self, Live};
-use super::relationship::{Labels, Origin, Profile, Relationship};
-use super::{Config, Context, Error, Known, NotTaken, persist};
+use super::relationship::{Origin, Profile, Relationship};
+use super::{Config, Context, Error, NotTaken, persist};
+use crate::model::Relationships;
 use crate::store;
 
 /// How much longer than one fetch a refresh may take.
@@ -30,7 +31,7 @@ struct Core {
     context: Arc<Context>,
     /// A std mutex: nothing awaits while it is held.
     table: Mutex<BTreeMap<TrustDomain, Entry>>,
-    known: watch::Sender<Arc<BTreeMap<TrustDomain, Labels>>>,
+    known: watch::Sender<Arc<Relationships>>,
     /// One change of the relationships at a time; an end waits for nobody.
     changing: tokio::sync::Mutex<()>,
 }
@@ -126,7 +127,7 @@ impl Handle {
     }
 
     /// Every relationship that is in force, with its labels.
-    pub fn known(&self) -> Known {
+    pub fn known(&self) -> watch::Receiver<Arc<Relationships>> {
         self.0.known.subscribe()
     }
 
@@ -260,7 +261,7 @@ impl Core {
         let in_force = |(domain, entry): (&TrustDomain, &Entry)| {
             (!ended.contains(domain)).then(|| (domain.clone(), entry.one.labels.clone()))
         };
-        let known: BTreeMap<_, _> = self.table().iter().filter_map(in_force).collect();
+        let known: Relationships = self.table().iter().filter_map(in_force).collect();
         self.known.send_if_modified(|told| {
             let changed = **told != known;
             if changed {

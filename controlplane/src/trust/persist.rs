@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use symbolon_proto::ids::TrustDomain;
 use tracing::error;
 
-use super::relationship::{Labels, Profile, Relationship};
+use super::relationship::{Profile, Relationship};
+use crate::model::Labels;
 use crate::store::{self, SharedStore, Txn, codec, keys};
 
 const KIND: &str = "relationship";

@@ -1,14 +1,10 @@
 //! A relationship with another trust domain, as the operator wrote it down: its name, how its bundle is had, and labels by which
 //! registration entries pick it. Everything is explicit (F-7, F-8); nothing falls back to anything.
 
-use std::collections::BTreeMap;
-
 use symbolon_proto::ids::{IdError, SpiffeId, TrustDomain};
 
 use super::url::{EndpointUrl, NotAUrl};
-
-/// Free words on a relationship.
-pub type Labels = BTreeMap<String, String>;
+use crate::model::Labels;
 
 /// The most labels on one, and the longest key or value.
 const MAX_LABELS: usize = 64;

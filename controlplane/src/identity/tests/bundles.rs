@@ -155,11 +155,11 @@ async fn a_peers_expired_root_is_remembered_with_its_sequence() {
 }
 
 /// Writes `value` where the bundle of `domain` is stored.
-async fn damage(world: &World, key: crate::store::Key) {
+async fn damage(world: &World, key: store::Key) {
     let mut value = world.store.get(&key).await.unwrap().unwrap().value;
     let last = value.len() - 3;
     value[last] ^= 1;
-    world.store.commit(crate::store::Txn::new().put(key, value)).await.unwrap();
+    world.store.commit(store::Txn::new().put(key, value)).await.unwrap();
 }
 
 #[tokio::test]
