@@ -2,9 +2,10 @@
 //! What a stranger may cost us is bounded: handshakes and connections in number and time, requests in size, answers to one document
 //! that was encoded when it changed.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -42,6 +43,8 @@ const HEADER_BYTES: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub connections: usize,
+    /// Of them from one address: nobody takes the place of all others (I9).
+    pub of_one: usize,
     pub handshake_timeout: Duration,
     /// For the head of a request, and for the silence between two.
     pub request_timeout: Duration,
@@ -73,9 +76,41 @@ pub struct Endpoint {
     document: Arc<ArcSwapOption<Document>>,
     tls: Arc<ServerConfig>,
     limits: Limits,
+    sources: Sources,
     refused: Counter,
     answered: Counter,
     said: Seldom,
+}
+
+/// Connections by address; as many entries as there are connections, at most. A std mutex: nothing awaits while it is held.
+#[derive(Clone, Debug, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection's place among those of its address.
+struct Place(Sources, IpAddr);
+
+impl Sources {
+    fn take(&self, of: IpAddr, most: usize) -> Option<Place> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(of).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), of))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.1);
+            }
+        }
+    }
 }
 
 impl Endpoint {
@@ -117,6 +152,7 @@ impl Endpoint {
             document,
             tls: Arc::new(config),
             limits,
+            sources: Sources::default(),
             refused: metrics
                 .counter("symbolon_bundle_endpoint_refusals", "Connections to the bundle endpoint refused, by reason"),
             answered: metrics.counter("symbolon_bundle_endpoint_answers", "Answers of the bundle endpoint, by status"),
@@ -140,13 +176,17 @@ impl Endpoint {
                 self.refuse(from, "too_many_connections", &format_args!("{} are open", self.limits.connections));
                 continue;
             };
+            let Some(place) = self.sources.take(from.ip(), self.limits.of_one) else {
+                self.refuse(from, "too_many_of_one", &format_args!("{} of this address are open", self.limits.of_one));
+                continue;
+            };
             let (endpoint, drain) = (self.clone(), drain.clone());
             tasks.spawn("bundle endpoint", OnExit::Log, async move {
                 tokio::select! {
                     () = endpoint.connection(socket, from) => {}
                     () = drain.cancelled() => {}
                 }
-                drop(slot);
+                drop((slot, place));
             });
         }
     }
@@ -237,6 +277,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            of_one: 64,
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),
             connection_age: Duration::from_mins(5),

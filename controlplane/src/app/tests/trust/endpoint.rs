@@ -208,6 +208,20 @@ async fn bad_160_bad_128_strangers_cost_little() {
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"));
     until("it is counted", async || (refused("handshake") >= 1).then_some(())).await;
+    // One address takes no more than its share, and gets it back.
+    let mut open = Vec::new();
+    while refused("too_many_of_one") == 0 {
+        assert!(open.len() < 100, "there is a limit");
+        let socket = TcpStream::connect(rig.running.addresses().bundle_endpoint.unwrap()).await.unwrap();
+        open.push(socket);
+        tokio::task::yield_now().await;
+    }
+    drop(open);
+    until("its places are free again", async || {
+        let asked = connect(&rig, &config).await;
+        asked.is_ok().then_some(())
+    })
+    .await;
     // And it still answers.
     assert!(get(&rig, &config, "GET", "/", "").await.starts_with("HTTP/1.1 200"));
 }

@@ -70,7 +70,6 @@ pub(super) struct World {
     pub(super) a: Rig,
     pub(super) b: Hostile,
     pub(super) root: Root,
-    pub(super) folder: Arc<tempfile::TempDir>,
     pub(super) web: Web,
 }
 
@@ -82,8 +81,8 @@ impl World {
         let (b, root) = (Hostile::web(&web).await, Root::of(B));
         b.answers(super::hostile::Answer::Json(bytes(&document(B, 10, &[&root]))));
         let lines = format!("federation: {{rootsFile: {:?}}}\n", web.roots);
-        let a = rig(folder.clone(), &lines).await;
-        let this = Self { a, b, root, folder, web };
+        let a = rig(folder, &lines).await;
+        let this = Self { a, b, root, web };
         let made = this.set("https_web", &this.b.url("localhost"), "", &[]).await.unwrap();
         assert_eq!(made.profile, "https_web");
         this.is("FRESH").await;
