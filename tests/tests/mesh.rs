@@ -15,5 +15,6 @@ mod mesh {
     mod shop;
     mod sidecar;
     mod state;
+    mod trust;
     mod xds;
 }
