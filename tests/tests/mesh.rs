@@ -11,5 +11,6 @@ mod mesh {
     mod shop;
     mod sidecar;
     mod state;
+    mod workloads;
     mod xds;
 }
