@@ -8,6 +8,9 @@ pub mod encoded;
 pub mod ids;
 pub mod selector;
 
+/// Metadata of a refusal: which item of the request it is about, from 0.
+pub const ITEM: &str = "symbolon-item";
+
 /// Generated code, one module per protocol package.
 #[allow(
     missing_debug_implementations,

@@ -170,6 +170,11 @@ impl Handle {
         }
     }
 
+    /// Whether the node has a valid SVID to connect with.
+    pub fn is_joined(&self) -> bool {
+        *self.joined.borrow()
+    }
+
     /// Whether the standing stream is open. It is only ever opened when the node has joined.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.clone()

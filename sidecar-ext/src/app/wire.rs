@@ -80,7 +80,7 @@ impl Workloads {
 
 impl upstream::Explainer for Attestor {
     fn explain(&self, pid: i32) -> Result<Vec<String>, String> {
-        let selectors = self.attest_pid(pid).map_err(|why| why.to_string())?;
+        let selectors = self.attest_pid(pid).map_err(|why| format!("process {pid}: {why}"))?;
         Ok(selectors.iter().map(|selector| selector.as_str().to_owned()).collect())
     }
 }
