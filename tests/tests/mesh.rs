@@ -16,5 +16,6 @@ mod mesh {
     mod sidecar;
     mod state;
     mod trust;
+    mod workloads;
     mod xds;
 }
