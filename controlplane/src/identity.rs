@@ -1,4 +1,4 @@
-//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs ([`profile`],
+//! Who is who: the authorities of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what they sign ([`profile`],
 //! [`issue`]), who may have it ([`entries`], [`tokens`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
 
 pub mod authority;
