@@ -10,6 +10,7 @@ pub mod nodes;
 pub mod profile;
 pub mod schedule;
 pub mod tokens;
+pub mod upstream;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub struct Config {
     /// Of SVIDs whose entry names no TTL, and of nodes and the control plane itself.
     pub svid_ttl: Duration,
     pub refresh_hint: Duration,
+    pub authority: authority::Settings,
 }
 
 /// The identity side of the control plane; cheap to clone.
@@ -41,6 +43,7 @@ pub struct Config {
 pub struct Identity {
     pub trust_domain: TrustDomain,
     pub issuer: issue::Issuer,
+    pub authorities: authority::Authorities,
     pub entries: entries::Entries,
     pub tokens: tokens::Tokens,
     pub nodes: nodes::Nodes,
@@ -57,8 +60,21 @@ pub enum Error {
     Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
+    #[error(transparent)]
+    Upstream(#[from] upstream::UpstreamError),
     #[error("signing failed: {0}")]
     Sign(String),
+    #[error(
+        "{error}. Without it nothing can be signed by the authority that everybody trusts. Lay it back from a backup; or, if it is \
+         lost for good, start once with --replace-lost-keys: a new authority is made, and what the lost one signed stays valid until \
+         it ends"
+    )]
+    LostKey { error: keys::KeyError },
+    #[error(
+        "the store knows no authority, but its keys are here: {}. Lay the store back from the same backup; or, if it is lost for \
+         good, move these keys away: a new authority is made, and everybody must be given its bundle", names.join(", ")
+    )]
+    LostStore { names: Vec<String> },
 }
 
 /// What a caller gets for a CSR.
@@ -114,12 +130,13 @@ impl Identity {
         drain: Drain,
     ) -> Result<Self, Error> {
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
-        let (authority, issuer) =
+        let (authority, authorities, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain));
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
+            authorities,
             entries: entries::Entries::load(config.trust_domain, config.svid_ttl, store.clone()).await?,
             nodes: nodes::Nodes::load(store.clone(), clock.clone()).await?,
             tokens: tokens::Tokens::new(store, clock),
@@ -190,6 +207,20 @@ impl Identity {
 
 fn reason_of(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+impl Error {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Key(error) | Self::LostKey { error } => error.label(),
+            Self::Upstream(error) => error.label(),
+            Self::OtherTrustDomain { .. } => "other_trust_domain",
+            Self::Sign(_) => "sign",
+            Self::LostStore { .. } => "lost_store",
+        }
+    }
 }
 
 impl Refusal {

@@ -233,6 +233,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
         refresh_hint: config.identity.refresh_hint,
+        authority: identity::authority::Settings::default(),
     };
     Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)
 }

@@ -57,6 +57,7 @@ impl OwnSvid {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), self.seed);
         let mut bundles = self.identity.bundles.watch();
+        let mut taints = self.identity.authorities.taints();
         let mut due = renew_at(self.svid.not_before, self.svid.not_after, &mut rng);
         let mut retry = Duration::ZERO;
         loop {
@@ -69,6 +70,16 @@ impl OwnSvid {
                     let table: Arc<_> = bundles.borrow_and_update().clone();
                     self.tls.set_bundles(&table);
                     continue;
+                }
+                changed = taints.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if !self.is_tainted(&taints.borrow_and_update()) {
+                        continue;
+                    }
+                    info!("the authority of our own SVID is tainted: it is renewed at once");
+                    due = self.clock.now();
                 }
                 () = tokio::time::sleep(wait) => {}
                 () = drain.cancelled() => return,
@@ -92,6 +103,13 @@ impl OwnSvid {
                 }
             }
         }
+    }
+}
+
+impl OwnSvid {
+    fn is_tainted(&self, taints: &Taints) -> bool {
+        let issuers = self.svid.chain.iter().filter_map(|certificate| issuer_key_id(certificate));
+        issuers.into_iter().any(|issuer| taints.x509.contains(issuer.as_str()))
     }
 }
 

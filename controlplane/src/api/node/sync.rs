@@ -1,7 +1,7 @@
 //! The node's standing conversation. Up: what runs on the node. Down: its entries and the trust bundles, each message the full
 //! state of its kind, pushed at once and at every change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -81,12 +81,18 @@ impl Conversation {
         info!(node = %self.node, "node connected");
         let mut entries = self.parts.identity.entries.watch();
         let mut bundles = self.parts.identity.bundles.watch();
+        let mut taints = self.parts.identity.authorities.taints();
         let drain = self.parts.drain.clone();
         entries.mark_changed();
         bundles.mark_changed();
         loop {
             let outcome = tokio::select! {
                 changed = bundles.changed() => match changed {
+                    Ok(()) => { let table = bundles.borrow_and_update().clone(); self.push_bundles(&table).await }
+                    Err(_) => Err(Over),
+                },
+                // After the bundles: what replaces the tainted must be trusted before it is asked for.
+                changed = taints.changed() => match changed {
                     Ok(()) => { let table = bundles.borrow_and_update().clone(); self.push_bundles(&table).await }
                     Err(_) => Err(Over),
                 },
@@ -197,7 +203,11 @@ fn on_wire(entry: &Entry) -> wire::Entry {
 }
 
 fn all_bundles(identity: &Identity, table: &bundles::Table) -> wire::Bundles {
+    let taints = identity.authorities.taints().borrow().clone();
+    let ids = |ids: &BTreeSet<Arc<str>>| ids.iter().map(ToString::to_string).collect();
     wire::Bundles {
+        tainted_x509: ids(&taints.x509),
+        tainted_jwt: ids(&taints.jwt),
         trust_domain: identity.trust_domain.to_string(),
         bundles: table.iter().map(|(domain, bundle)| (domain.to_string(), bundle.to_jwks().into())).collect(),
         ..wire::Bundles::default()

@@ -109,6 +109,7 @@ async fn the_own_svid_is_renewed_at_half_life() {
         ca_ttl: Duration::from_hours(24),
         svid_ttl: Duration::from_hours(1),
         refresh_hint: Duration::from_secs(10),
+        authority: identity::authority::Settings::default(),
     };
     let store = crate::store::redb::open(&folder.path().join("store.redb")).unwrap();
     let identity = Identity::start(config, store, clock.clone(), &tasks, drain.clone()).await.unwrap();

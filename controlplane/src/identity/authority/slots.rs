@@ -145,6 +145,10 @@ pub enum Refused {
     TooSoon { id: Id, wait: Duration },
     #[error("{0} signs now, and no other authority is ready to. Run `symbolon authority prepare` first, or use --force")]
     OnlyOne(Id),
+    #[error("upstream authorities are made elsewhere: lay its files where identity.upstream says, then `symbolon authority prepare`")]
+    Upstream,
+    #[error("the files of identity.upstream still hold {0}. Replace them first, then `symbolon authority prepare`")]
+    UpstreamInUse(Id),
     #[error("what {0} signed is still in use. Taint it first, so that everything is replaced, or use --force")]
     NotTainted(Id),
     #[error("{id} was tainted a moment ago: what it signed is still being replaced. Wait for {} s more, or use --force", .wait.as_secs())]
@@ -196,11 +200,14 @@ impl<M> Slots<M> {
         self.slots.iter().filter(|slot| matches!(slot.state, State::Tainted { .. } | State::Revoked))
     }
 
-    /// The one whose id begins so.
+    /// The one with this id, or else the one whose id begins so.
     ///
     /// # Errors
     /// If there is none, or more than one.
     pub fn find(&self, prefix: &str) -> Result<&Slot<M>, Refused> {
+        if let Some(whole) = self.slots.iter().find(|slot| *slot.id == *prefix) {
+            return Ok(whole);
+        }
         let mut found = self.slots.iter().filter(|slot| !prefix.is_empty() && slot.id.starts_with(prefix));
         match (found.next(), found.next()) {
             (Some(one), None) => Ok(one),
@@ -243,6 +250,8 @@ impl Refused {
             Self::NoKey(_) => "authority_without_key",
             Self::TooSoon { .. } => "authority_too_soon",
             Self::OnlyOne(_) => "only_authority",
+            Self::Upstream => "upstream_elsewhere",
+            Self::UpstreamInUse(_) => "upstream_in_use",
             Self::NotTainted(_) => "authority_not_tainted",
             Self::StillUsed { .. } => "authority_still_used",
         }

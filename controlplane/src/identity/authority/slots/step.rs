@@ -237,6 +237,10 @@ impl<M: Clone> Next<'_, M> {
     fn follow_schedule(&mut self) {
         self.forget();
         let (now, policy) = (self.context.now, self.context.policy);
+        if let Some(late) = self.slots.pending().filter(|slot| slot.life.not_after <= now).map(|slot| slot.id.clone()) {
+            self.set(&late, State::Revoked); // it ended before it ever signed
+            self.slots.unpublished = true;
+        }
         let Some(active) = self.slots.active().cloned().filter(|active| now < active.life.not_after) else {
             return self.let_something_sign();
         };
