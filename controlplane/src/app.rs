@@ -12,6 +12,7 @@ pub mod config;
 mod adapters;
 mod addresses;
 mod build;
+mod lifetimes;
 mod own_svid;
 mod publish;
 mod running;

@@ -1,6 +1,8 @@
-//! Who is who: the authorities of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what they sign ([`profile`],
-//! [`issue`]), who may have it ([`entries`], [`tokens`]), and whom we trust ([`bundles`]). [`Identity`] is the whole.
+//! Who is who: the authorities of this trust domain ([`authority`], with its pure [`schedule`], its [`keys`], and perhaps one
+//! [`upstream`]), what they sign ([`profile`], [`issue`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), and whom we
+//! trust ([`bundles`]). [`Identity`] is the whole.
 
+pub mod attest;
 pub mod authority;
 pub mod bundles;
 pub mod entries;
@@ -13,7 +15,7 @@ pub mod tokens;
 pub mod upstream;
 
 use std::path::PathBuf;
-
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -32,10 +34,24 @@ pub struct Config {
     /// Where keys are kept, each in a file of mode 0600.
     pub key_dir: PathBuf,
     pub ca_ttl: Duration,
-    /// Of SVIDs whose entry names no TTL, and of nodes and the control plane itself.
+    /// Of SVIDs whose entry names no TTL, and of the control plane itself.
     pub svid_ttl: Duration,
+    /// Of nodes' own SVIDs.
+    pub node_ttl: Duration,
+    /// Of nodes that prove possession of a certificate; `None`: these are not taken.
+    pub x509pop: Option<X509PopConfig>,
+    /// A file beside the store that says how many join tokens were spent.
+    pub fence: PathBuf,
     pub refresh_hint: Duration,
     pub authority: authority::Settings,
+}
+
+/// Whose certificates a node may show to attest, and how it is named then.
+#[derive(Clone, Debug)]
+pub struct X509PopConfig {
+    /// PEM.
+    pub ca_bundle: PathBuf,
+    pub name: attest::x509pop::NameTemplate,
 }
 
 /// The identity side of the control plane; cheap to clone.
@@ -48,7 +64,9 @@ pub struct Identity {
     pub tokens: tokens::Tokens,
     pub nodes: nodes::Nodes,
     pub bundles: bundles::Bundles,
+    attestors: attest::Attestors,
     svid_ttl: Duration,
+    node_ttl: Duration,
 }
 
 /// Why identity could not start, or could not do what it was asked.
@@ -62,6 +80,10 @@ pub enum Error {
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
     #[error(transparent)]
     Upstream(#[from] upstream::UpstreamError),
+    #[error("{path}, which says how many join tokens were spent, {why}")]
+    Fence { path: String, why: String },
+    #[error(transparent)]
+    X509Pop(#[from] attest::x509pop::Error),
     #[error("signing failed: {0}")]
     Sign(String),
     #[error(
@@ -105,12 +127,16 @@ pub enum Refusal {
     UnknownToken,
     #[error("the join token has expired; make a new one with `symbolon token create`")]
     ExpiredToken,
+    #[error("the evidence is not acceptable: {0}")]
+    BadEvidence(String),
+    #[error("nodes cannot attest by {0} here")]
+    AttestorOff(&'static str),
     #[error("this node is banned{}", reason_of(.0))]
-    NodeBanned(std::sync::Arc<str>),
+    NodeBanned(Arc<str>),
     #[error("this node must attest again: {0}")]
     NodeGone(&'static str),
     #[error("a node {node} has attested by {attestor}; evict it first if another is to take its name")]
-    NameTaken { node: NodeName, attestor: std::sync::Arc<str> },
+    NameTaken { node: NodeName, attestor: Arc<str> },
     #[error("the authority cannot sign now; try again")]
     Unavailable,
 }
@@ -132,30 +158,25 @@ impl Identity {
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
         let (authority, authorities, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
-        tasks.spawn("authority", OnExit::Shutdown, authority.run(drain));
+        tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
+        let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
+        tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
+        let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
+        let entries = entries::Entries::load(&config, store, clock.clone(), Arc::new(entries::ByName)).await?;
+        tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
+        let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
             authorities,
-            entries: entries::Entries::load(config.trust_domain, config.svid_ttl, store.clone()).await?,
-            nodes: nodes::Nodes::load(store.clone(), clock.clone()).await?,
-            tokens: tokens::Tokens::new(store, clock),
+            entries,
+            attestors: attest::Attestors::new(tokens.clone(), nodes.clone(), x509pop),
+            nodes,
+            tokens,
             bundles,
             svid_ttl: config.svid_ttl,
+            node_ttl: config.node_ttl,
         })
-    }
-
-    /// Exchanges a join token for the node's SVID. The token is spent even if the answer is lost.
-    ///
-    /// # Errors
-    /// A [`Refusal`] that says why; a CSR that is no good does not spend the token.
-    pub async fn attest_node(&self, token: &str, csr: &[u8]) -> Result<Minted, Refusal> {
-        let request = profile::Request::parse(csr)?;
-        if request.asks_for_names() {
-            return Err(Refusal::BadCsr("it asks for names; the token alone says which node this is".into()));
-        }
-        let node = self.tokens.redeem(token).await?;
-        self.mint(request, &self.node_id(&node), self.svid_ttl, &[])
     }
 
     /// Renews a node's own SVID.
@@ -163,7 +184,7 @@ impl Identity {
     /// # Errors
     /// If the CSR is refused or the authority cannot sign.
     pub fn renew_node(&self, node: &NodeName, csr: &[u8]) -> Result<Minted, Refusal> {
-        self.mint(profile::Request::parse(csr)?, &self.node_id(node), self.svid_ttl, &[])
+        self.mint(profile::Request::parse(csr)?, &self.node_id(node), self.node_ttl, &[])
     }
 
     /// Mints for an entry of the calling node. Only the key is taken from the CSR; the ID, names and lifetime are the entry's.
@@ -171,11 +192,8 @@ impl Identity {
     /// # Errors
     /// If the entry is not the node's (invariant I1), or the CSR is refused.
     pub fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
-        let entry = self.entries.by_id(entry_id).ok_or(Refusal::UnknownEntry)?;
-        if entry.node != *node {
-            return Err(Refusal::NotYourEntry);
-        }
-        let ttl = entry.ttl.unwrap_or(self.svid_ttl);
+        let entry = self.entries.granted(node, entry_id)?;
+        let ttl = self.entries.cut(&entry, entry.ttl.unwrap_or(self.svid_ttl));
         self.mint(profile::Request::parse(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
     }
 
@@ -216,6 +234,8 @@ impl Error {
             Self::Store(_) => "store",
             Self::Key(error) | Self::LostKey { error } => error.label(),
             Self::Upstream(error) => error.label(),
+            Self::Fence { .. } => "fence",
+            Self::X509Pop(_) => "x509pop",
             Self::OtherTrustDomain { .. } => "other_trust_domain",
             Self::Sign(_) => "sign",
             Self::LostStore { .. } => "lost_store",
@@ -234,6 +254,8 @@ impl Refusal {
             Self::NotYourEntry => "not_your_entry",
             Self::UnknownToken => "unknown_token",
             Self::ExpiredToken => "expired_token",
+            Self::BadEvidence(_) => "bad_evidence",
+            Self::AttestorOff(_) => "attestor_off",
             Self::NodeBanned(_) => "node_banned",
             Self::NodeGone(_) => "node_gone",
             Self::NameTaken { .. } => "name_taken",

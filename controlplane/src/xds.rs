@@ -61,8 +61,8 @@ const MAX_STREAM_TURNS: u32 = 64;
 
 /// Who may open a stream for whom.
 pub trait Admission: Send + Sync + 'static {
-    /// The node whose SVID this is; `None` if it is not a node of this mesh.
-    fn node_of(&self, id: &SpiffeId) -> Option<NodeName>;
+    /// The node that calls; `None` if it is not a node of this mesh, or not one any more.
+    fn node_of(&self, id: &SpiffeId, serial: &str) -> Option<NodeName>;
     /// Whether a workload of this identity may run on the node.
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool;
 }

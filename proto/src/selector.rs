@@ -74,6 +74,18 @@ const ROWS: [(&str, Value, Subject); 11] = [
     ("x509pop:serialnumber:", Value::Hex, Subject::Node),
 ];
 
+// === impl Subject ===
+
+impl Subject {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workload => "workload",
+            Self::Node => "node",
+        }
+    }
+}
+
 // === impl Selector ===
 
 impl Selector {

@@ -109,7 +109,8 @@ impl App {
     pub fn spawn(self) -> anyhow::Result<Running> {
         let (drain, metrics, readiness) = (Drain::new(), Metrics::new(), Readiness::new());
         let tasks = Tasks::new(drain.clone());
-        let upstream = upstream::start(self.upstream_config(), &tasks, &drain, &metrics)?;
+        let attestor = Attestor::default();
+        let upstream = upstream::start(self.upstream_config(&attestor), &tasks, &drain, &metrics)?;
         let (lists_tx, lists) = watch::channel(Arc::<[Workload]>::from(self.config.workloads.clone()));
         let view = self.start_cache(&upstream, lists, &tasks, &drain, &metrics)?;
 
@@ -136,7 +137,6 @@ impl App {
         };
         tasks.spawn("workloads wiring", OnExit::Shutdown, watching.run(drain.clone()));
 
-        let attestor = Attestor::default();
         for (name, listener, routes) in [("agent socket", self.agent, agent), ("xds socket", self.xds, xds)] {
             info!(path = %listener.path().display(), "{name}");
             let routes = count_malformed(routes, name, refused.clone());
@@ -153,7 +153,7 @@ impl App {
         Ok(Running { http, readiness, metrics, upstream, view, tasks, drain })
     }
 
-    fn upstream_config(&self) -> upstream::Config {
+    fn upstream_config(&self, attestor: &Attestor) -> upstream::Config {
         upstream::Config {
             trust_domain: self.config.trust_domain.clone(),
             control_plane: self.config.control_plane.clone(),
@@ -162,6 +162,7 @@ impl App {
             keep: self.keep.clone(),
             clock: self.seams.clock.clone(),
             seed: self.seams.seed,
+            explainer: Arc::new(attestor.clone()),
         }
     }
 
@@ -173,10 +174,9 @@ impl App {
         drain: &Drain,
         metrics: &Metrics,
     ) -> anyhow::Result<watch::Receiver<Arc<View>>> {
-        let first = View::empty(self.config.trust_domain.clone(), workloads.borrow().clone());
-        let (view_tx, view) = watch::channel(Arc::new(first));
+        let (view_tx, view) = watch::channel(Arc::new(View::empty(self.config.trust_domain.clone())));
         let heard = upstream.heard();
-        let inputs = cache::Inputs { entries: heard.entries.clone(), bundles: heard.bundles.clone(), workloads };
+        let inputs = cache::Inputs { entries: heard.entries.clone(), trust: heard.trust.clone(), workloads };
         let setup = cache::Setup {
             keep: self.keep.below("svids")?,
             clock: self.seams.clock.clone(),
@@ -199,7 +199,8 @@ impl App {
         let guard = Guard::new(STREAMS_PER_UID, refused.clone());
         let acks = Acks::new(Arc::new(upstream.clone()));
         let workload_api = WorkloadApi::server(view.clone(), guard.clone(), drain.clone());
-        let sds = Sds::server(view.clone(), guard, acks, sds::Counts::new(metrics), drain.clone());
+        let (counts, header) = (sds::Counts::new(metrics), self.config.sds_header);
+        let sds = Sds::server(view.clone(), guard, acks, counts, header, drain.clone());
         Routes::new(workload_api).add_service(sds)
     }
 }

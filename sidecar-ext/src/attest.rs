@@ -107,6 +107,22 @@ impl Peer {
         Ok(Self { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid(), pidfd: Arc::new(pidfd) })
     }
 
+    /// Takes a process by its number, for whoever asks what it would be given.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be looked at.
+    pub fn of_pid(pid: i32) -> io::Result<Self> {
+        let number = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
+        // What the kernel would say of a connection of its own: the effective ids.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let effective = |label: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(label));
+            line.and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok()).ok_or(io::ErrorKind::InvalidData)
+        };
+        Ok(Self { pid, uid: effective("Uid:")?, gid: effective("Gid:")?, pidfd: Arc::new(pidfd) })
+    }
+
     /// Whether that very process still runs: a pidfd becomes readable when its process has exited.
     pub fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];

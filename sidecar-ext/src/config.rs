@@ -38,6 +38,8 @@ pub struct File {
     pub data_dir: PathBuf,
     #[serde(default)]
     pub sockets: Sockets,
+    #[serde(default)]
+    pub sds_header: Header,
     /// `/livez`, `/readyz`, `/metrics`; plain HTTP.
     #[serde(default = "default_http")]
     pub http: String,
@@ -59,6 +61,17 @@ pub struct Sockets {
     pub agent: PathBuf,
     /// ADS and LRS.
     pub xds: PathBuf,
+}
+
+/// Whether SDS demands the header that the Workload API does, `workload.spiffe.io: true`. A program that can be tricked into opening a
+/// connection sends none; Envoy sends it if its configuration says so (`initial_metadata`), as the control plane's does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Header {
+    #[default]
+    Required,
+    /// For an Envoy whose configuration cannot be changed.
+    Optional,
 }
 
 /// One workload, as it is written.
@@ -113,6 +126,7 @@ pub struct Config {
     pub join_token: JoinToken,
     pub data_dir: PathBuf,
     pub sockets: Sockets,
+    pub sds_header: Header,
     pub http: SocketAddr,
     pub health_interval: Duration,
     pub envoy_concurrency: Option<u32>,
@@ -219,6 +233,7 @@ impl Config {
             join_token,
             data_dir: file.data_dir,
             sockets: file.sockets,
+            sds_header: file.sds_header,
             http,
             health_interval: file.health_interval,
             envoy_concurrency: file.envoy_concurrency,
@@ -235,6 +250,7 @@ impl Config {
             ("joinToken", self.join_token != newer.join_token),
             ("dataDir", self.data_dir != newer.data_dir),
             ("sockets", self.sockets != newer.sockets),
+            ("sdsHeader", self.sds_header != newer.sds_header),
             ("http", self.http != newer.http),
             ("healthInterval", self.health_interval != newer.health_interval),
             ("envoyConcurrency", self.envoy_concurrency != newer.envoy_concurrency),

@@ -49,9 +49,20 @@ impl Guard {
     /// # Errors
     /// `InvalidArgument` without the header (E-3), `PermissionDenied` for a caller that is nobody.
     pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::internal("a connection without a caller"))?;
+        let caller = caller_of(request)?;
         check_header(request.metadata()).inspect_err(|_| self.refused("header", &caller))?;
+        self.attested(caller)
+    }
+
+    /// As [`Self::caller`], for a service that its operator opened to clients that send no header.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for a caller that is nobody.
+    pub fn caller_without_header<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        self.attested(caller_of(request)?)
+    }
+
+    fn attested(&self, caller: Caller) -> Result<Caller, Status> {
         if let Err(why) = caller.selectors() {
             self.refused(why.label(), &caller);
             return Err(Status::permission_denied(why.to_string()));
@@ -104,6 +115,11 @@ impl Drop for Share {
             }
         }
     }
+}
+
+fn caller_of<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("a connection without a caller"))
 }
 
 /// The header, once, and exactly `true`: case counts.

@@ -2,7 +2,7 @@
 //! their owner only, and refused when they are not.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,6 +106,17 @@ impl Keep {
         files::replace(&path, content, 0o600, durability).map_err(|source| KeepError::Io { path, source })
     }
 
+    /// Writes behind what the file holds, without waiting for the disk. After a crash the last of it may be cut short.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn append(&self, name: &str, content: &[u8]) -> Result<(), KeepError> {
+        let path = self.0.join(name);
+        let no_follow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(no_follow).open(&path);
+        file.and_then(|mut file| file.write_all(content)).map_err(|source| KeepError::Io { path, source })
+    }
+
     /// Removes the file, if it is there.
     ///
     /// # Errors
@@ -147,6 +158,10 @@ mod tests {
         keep.save("x", b"one").unwrap();
         keep.save("x", b"two").unwrap();
         assert_eq!(keep.load("x").unwrap().unwrap().as_slice(), b"two");
+        keep.append("y", b"one").unwrap();
+        keep.append("y", b"two").unwrap();
+        assert_eq!(keep.load("y").unwrap().unwrap().as_slice(), b"onetwo");
+        keep.remove("y").unwrap();
         assert_eq!(fs::metadata(dir.path().join("a/b/x")).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(dir.path().join("a/b")).unwrap().mode() & 0o777, 0o700);
         assert_eq!(keep.names().unwrap(), ["x"]);

@@ -26,9 +26,11 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::warn;
 
 use crate::attest::Caller;
+use crate::config::Header;
 use crate::guard::{Guard, Share};
 use crate::identity::View;
 use acks::{Acks, Proxy};
+use secret::{Found, Offer, Validators};
 use session::{Delta, Dialect, Fate, Session, Sotw};
 
 /// The one resource type that is served here.
@@ -44,6 +46,8 @@ pub struct Sds {
     acks: Acks,
     counts: Counts,
     said: Seldom,
+    validators: Validators,
+    header: Header,
     drain: Drain,
 }
 
@@ -72,17 +76,26 @@ impl Sds {
         guard: Guard,
         acks: Acks,
         counts: Counts,
+        header: Header,
         drain: Drain,
     ) -> SecretDiscoveryServiceServer<Self> {
-        SecretDiscoveryServiceServer::new(Self { view, guard, acks, counts, said: Seldom::default(), drain })
-            .max_decoding_message_size(1 << 20)
+        let (said, validators) = (Seldom::default(), Validators::default());
+        let sds = Self { view, guard, acks, counts, said, validators, header, drain };
+        SecretDiscoveryServiceServer::new(sds).max_decoding_message_size(1 << 20)
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        match self.header {
+            Header::Required => self.guard.caller(request),
+            Header::Optional => self.guard.caller_without_header(request),
+        }
     }
 
     fn stream<D: Dialect>(
         &self,
         request: Request<Streaming<D::Request>>,
     ) -> Result<Response<Answers<D::Response>>, Status> {
-        let caller = self.guard.caller(&request)?;
+        let caller = self.caller(&request)?;
         let share = self.guard.stream(&caller)?;
         let stream = Open::<D> {
             requests: request.into_inner(),
@@ -184,8 +197,10 @@ impl<D: Dialect> Open<D> {
         let view = self.view.borrow_and_update().clone();
         let selectors = self.caller.selectors().map_err(|why| Status::permission_denied(why.to_string()))?;
         let (denied, said, pid) = (&self.sds.counts.denied, &self.sds.said, self.caller.pid());
+        let offer = Offer::to(&view, selectors);
         let owed = self.session.owed(
-            |name| secret::find(&view, selectors, name),
+            |name| offer.find(name),
+            |name, source| self.sds.validators.render(name, source),
             |name, why| {
                 denied.inc(&[("reason", why)]);
                 if let Some(left_out) = said.ask(why) {
@@ -219,7 +234,7 @@ impl SecretDiscoveryService for Sds {
 
     /// One answer with all of the names that the caller may have and that are here.
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
-        let caller = self.guard.caller(&request)?;
+        let caller = self.caller(&request)?;
         let selectors = caller.selectors().map_err(|why| Status::permission_denied(why.to_string()))?;
         let names = session::sotw_names(&request.into_inner())?;
         let view = self.view.borrow().clone();
@@ -227,11 +242,12 @@ impl SecretDiscoveryService for Sds {
             return Err(Status::unavailable("the registration entries of this node are not here yet"));
         }
         let mut response = DiscoveryResponse { type_url: TYPE_URL.into(), ..Default::default() };
+        let offer = Offer::to(&view, selectors);
         for name in names {
-            match secret::find(&view, selectors, &name) {
-                secret::Found::Secret(found) => response.resources.push(found.resource),
-                secret::Found::Pending => {}
-                secret::Found::Denied(why) => self.counts.denied.inc(&[("reason", why)]),
+            match offer.find(&name) {
+                Found::Secret(source) => response.resources.push(self.validators.render(&name, &source).resource),
+                Found::Pending => {}
+                Found::Denied(why) => self.counts.denied.inc(&[("reason", why)]),
             }
         }
         response.version_info = session::version(response.resources.iter().map(|any| any.value.as_slice()));

@@ -15,7 +15,6 @@ use symbolon_kit::metrics::Metrics;
 use symbolon_kit::net;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
-use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node::SecretAck;
 use tokio::sync::{mpsc, watch};
@@ -25,9 +24,10 @@ use tonic::service::Routes;
 use tonic::transport::Channel;
 
 use crate::attest::Attestor;
-use crate::config::Workload;
+use crate::bundle::Shelf;
+use crate::config::{Header, Workload};
 use crate::guard::Guard;
-use crate::identity::{Entry, Held, Holding, View};
+use crate::identity::{Entry, Held, Holding, Index, Narrowing, View};
 use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};
 use crate::selector::{Selector, Selectors};
@@ -52,6 +52,17 @@ impl Ca {
         (params.not_before, params.not_after) = ((now - HOUR).into(), (now + 24 * HOUR).into());
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { trust_domain: trust_domain.parse().unwrap(), issuer }
+    }
+
+    /// The subject key identifier, as a taint names it.
+    pub(crate) fn key_id(&self) -> String {
+        use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+        let (_, certificate) = X509Certificate::from_der(self.issuer.der()).unwrap();
+        let id = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(symbolon_kit::octets::hex(id.0)),
+            _ => None,
+        });
+        id.unwrap()
     }
 
     pub(crate) fn bundle(&self) -> Bundle {
@@ -90,6 +101,7 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
+        params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = (from.into(), (from + ttl).into());
         params.signed_by(&csr.public_key, &self.issuer).unwrap().der().clone()
     }
@@ -112,8 +124,14 @@ pub(crate) fn entry(id: &str, spiffe_id: &str, selectors: &[&str]) -> Entry {
         ttl_seconds: 0,
         dns_names: Vec::new(),
         hint: String::new(),
+        jwt_ttl_seconds: 0,
+        federates_with: FEDERATED.iter().map(|name| name.parse().unwrap()).collect(),
+        expires_at: None,
     }
 }
+
+/// Whom every entry of these tests is federated with.
+pub(crate) const FEDERATED: [&str; 2] = ["b.example", "c.example"];
 
 /// A workload of the local file that narrows `identity` to `selectors`.
 pub(crate) fn workload(name: &str, identity: &str, selectors: &[&str]) -> Workload {
@@ -142,17 +160,28 @@ pub(crate) fn my_uid() -> String {
 
 /// A view of what `ca` issued, ready to serve.
 pub(crate) fn view(ca: &Ca, held: Vec<(Entry, Holding)>) -> View {
-    View {
-        trust_domain: ca.trust_domain.clone(),
-        ready: true,
-        held: held.into_iter().map(|(entry, holding)| Held { entry: Arc::new(entry), holding }).collect(),
-        bundles: bundles(&[ca]),
-        workloads: Arc::from([]),
+    let mut view = View { ready: true, bundles: bundles(&[ca]), ..View::empty(ca.trust_domain.clone()) };
+    view.hold(held.into_iter().map(|(entry, holding)| Held { entry: Arc::new(entry), holding }).collect());
+    view
+}
+
+impl View {
+    /// Puts these in place of what is held.
+    pub(crate) fn hold(&mut self, held: Vec<Held>) {
+        let entries: Vec<_> = held.iter().map(|held| held.entry.clone()).collect();
+        (self.held, self.index) = (held, Arc::new(Index::new(&entries)));
+    }
+
+    /// Replaces the local file's workloads.
+    pub(crate) fn narrow(&mut self, workloads: &[Workload]) {
+        self.narrowing = Arc::new(Narrowing::new(workloads));
     }
 }
 
-pub(crate) fn bundles(cas: &[&Ca]) -> Arc<BundleTable> {
-    Arc::new(cas.iter().map(|ca| (ca.trust_domain.clone(), Arc::new(ca.bundle()))).collect())
+/// The bundles of these trust domains, the first being the own.
+pub(crate) fn bundles(cas: &[&Ca]) -> Arc<Shelf> {
+    let table = cas.iter().map(|ca| (ca.trust_domain.clone(), Arc::new(ca.bundle()))).collect();
+    Arc::new(Shelf::new(cas[0].trust_domain.clone(), Arc::new(table)))
 }
 
 /// Waits until the value is as wanted; fails after ten seconds.
@@ -175,16 +204,20 @@ pub(crate) const STREAMS: usize = 4;
 
 impl Agent {
     pub(crate) fn start(view: View) -> Self {
+        Self::start_with(view, Header::Required, STREAMS)
+    }
+
+    pub(crate) fn start_with(view: View, header: Header, streams: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("run/agent.sock");
         let (view, views) = watch::channel(Arc::new(view));
         let (drain, metrics) = (Drain::new(), Metrics::new());
         let refused = metrics.counter("refused", "test");
-        let guard = Guard::new(STREAMS, refused.clone());
+        let guard = Guard::new(streams, refused.clone());
         let (tx, acks) = mpsc::unbounded_channel();
         let workload_api = WorkloadApi::server(views.clone(), guard.clone(), drain.clone());
         let counts = sds::Counts::new(&metrics);
-        let sds = Sds::server(views, guard, Acks::new(Arc::new(Sink(tx))), counts, drain.clone());
+        let sds = Sds::server(views, guard, Acks::new(Arc::new(Sink(tx))), counts, header, drain.clone());
         let routes = Routes::new(workload_api).add_service(sds);
         let listener = server::bind(&socket).unwrap();
         tokio::spawn(server::serve(listener, routes, Attestor::default(), refused, drain.clone()));

@@ -3,6 +3,7 @@
 //! up (`reports`). What was heard is kept on disk, so that a restarted sidecar serves before the control plane is reachable; a
 //! lost connection withdraws nothing.
 
+mod entries;
 pub mod join;
 mod node;
 mod reports;
@@ -16,7 +17,6 @@ use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
 use symbolon_kit::net;
 use symbolon_kit::spiffe::bundle::Bundle;
-use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_kit::tls::Identity;
 use symbolon_proto::ids::TrustDomain;
@@ -26,12 +26,12 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::bundle::Book;
+use crate::bundle::{Book, Trust};
 use crate::config::JoinToken;
 use crate::keep::{Keep, KeepError};
+pub use entries::EntryList;
 pub use node::FILE as NODE_FILE;
 pub use reports::Reports;
-pub use sync::EntryList;
 
 /// For one batch of CSRs.
 const MINT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +49,14 @@ pub struct Config {
     pub clock: Clock,
     /// Of jitter.
     pub seed: u64,
+    pub explainer: Arc<dyn Explainer>,
+}
+
+/// Says who a process of this node is, as selectors, or why that cannot be said. Blocks. The workload attestors, in the product.
+pub trait Explainer: std::fmt::Debug + Send + Sync + 'static {
+    /// # Errors
+    /// In words for whoever asked.
+    fn explain(&self, pid: i32) -> Result<Vec<String>, String>;
 }
 
 /// What other parts of the sidecar need of the control plane; cheap to clone.
@@ -66,8 +74,7 @@ pub struct Handle {
 pub struct Heard {
     /// `None` until the control plane, or the copy on disk, was heard.
     pub entries: watch::Receiver<Option<EntryList>>,
-    /// Has the own trust domain's from the start.
-    pub bundles: watch::Receiver<Arc<BundleTable>>,
+    pub trust: watch::Receiver<Arc<Trust>>,
     pub workloads_ack: watch::Receiver<Option<Arc<wire::WorkloadsAck>>>,
 }
 
@@ -85,21 +92,24 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let (joined_tx, joined) = watch::channel(false);
     let (connected_tx, connected) = watch::channel(false);
     let (offer, offered) = mpsc::channel(4);
-    let (entries_tx, entries) = watch::channel(None);
-    let (bundles_tx, bundles) = watch::channel(Arc::default());
+    let (entries_tx, entries_rx) = watch::channel(None);
+    let (trust_tx, trust) = watch::channel(Arc::default());
     let (ack_tx, workloads_ack) = watch::channel(None);
 
     let mut fold = sync::Sync {
-        trust_domain: config.trust_domain.clone(),
         keep: config.keep.clone(),
         clock: config.clock.clone(),
         book: Book::new(config.bootstrap),
         identities: [identity.clone(), anonymous.clone()],
         entries: entries_tx,
-        bundles: bundles_tx,
+        trust: trust_tx,
         workloads_ack: ack_tx,
         rejected: metrics
             .counter("symbolon_sidecar_upstream_rejected", "Statements of the control plane not taken, by reason"),
+        explaining: sync::Explaining::new(config.explainer, reports.clone(), tasks.clone()),
+        said: entries::Entries::new(config.trust_domain.clone()),
+        journal: entries::Journal::new(config.keep.clone()),
+        full: false,
     };
     fold.restore()?;
     let keeper = node::Keeper {
@@ -128,7 +138,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     };
     tasks.spawn("node-identity", OnExit::Shutdown, keeper.run(restored, drain.clone()));
     tasks.spawn("upstream", OnExit::Shutdown, line.run(fold, drain.clone()));
-    Ok(Handle { channel, reports, joined, connected, heard: Heard { entries, bundles, workloads_ack } })
+    Ok(Handle { channel, reports, joined, connected, heard: Heard { entries: entries_rx, trust, workloads_ack } })
 }
 
 // === impl Handle ===

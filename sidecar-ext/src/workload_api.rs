@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::attest::Caller;
 use crate::guard::{Guard, Share};
 use crate::identity::View;
+use answer::Selected;
 
 /// An answer, for as long as the caller listens.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -33,31 +34,35 @@ impl WorkloadApi {
         SpiffeWorkloadApiServer::new(Self { view, guard, drain }).max_decoding_message_size(64 * 1024)
     }
 
-    /// A stream of `answer` over the view, each different from the one before it.
-    fn stream<T, R>(
-        &self,
-        request: &Request<R>,
-        answer: fn(&View, &Caller) -> Result<T, Status>,
-    ) -> Result<Response<Answers<T>>, Status>
+    /// A stream of what is selected from the view, each message different from the one before it.
+    fn stream<T, R>(&self, request: &Request<R>, answer: Answer<T>) -> Result<Response<Answers<T>>, Status>
     where
-        T: Clone + PartialEq + Send + 'static,
+        T: PartialEq + Clone + Send + 'static,
     {
         let caller = self.guard.caller(request)?;
         let share = self.guard.stream(&caller)?;
         let mut view = self.view.clone();
-        let first =
-            answer(&view.borrow_and_update(), &caller).inspect_err(|_| self.guard.refused("no_identity", &caller))?;
-        let state =
-            Streaming { view, caller, answer, sent: None, next: Some(first), drain: self.drain.clone(), _share: share };
+        let first = (answer.select)(&view.borrow_and_update(), &caller)
+            .inspect_err(|_| self.guard.refused("no_identity", &caller))?;
+        let next = Some((answer.say)(&first));
+        let drain = self.drain.clone();
+        let state = Streaming { view, caller, answer, told: first, sent: None, next, drain, _share: share };
         Ok(Response::new(Box::pin(futures::stream::unfold(Some(state), Streaming::next))))
     }
+}
+
+/// How a stream is answered: what of, and in which words.
+struct Answer<T> {
+    select: fn(&View, &Caller) -> Result<Selected, Status>,
+    say: fn(&Selected) -> T,
 }
 
 /// One open stream.
 struct Streaming<T> {
     view: watch::Receiver<Arc<View>>,
     caller: Caller,
-    answer: fn(&View, &Caller) -> Result<T, Status>,
+    answer: Answer<T>,
+    told: Selected,
     sent: Option<T>,
     next: Option<T>,
     drain: Drain,
@@ -81,10 +86,14 @@ impl<T: Clone + PartialEq + Send + 'static> Streaming<T> {
                     }
                 }
             }
-            let answer = (state.answer)(&state.view.borrow_and_update(), &state.caller);
-            match answer {
-                Ok(answer) if state.sent.as_ref() != Some(&answer) => state.next = Some(answer),
-                Ok(_) => {} // somebody else's change
+            let selected = (state.answer.select)(&state.view.borrow_and_update(), &state.caller);
+            match selected {
+                Ok(selected) if selected == state.told => {} // somebody else's change
+                Ok(selected) => {
+                    let message = (state.answer.say)(&selected);
+                    state.told = selected;
+                    state.next = Some(message).filter(|message| state.sent.as_ref() != Some(message));
+                }
                 Err(why) => return Some((Err(why), None)),
             }
         }
@@ -107,14 +116,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<wire::X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.stream(&request, answer::svids)
+        self.stream(&request, Answer { select: answer::svids, say: answer::x509_svids })
     }
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<wire::X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.stream(&request, answer::bundles)
+        self.stream(&request, Answer { select: answer::bundles, say: answer::x509_bundles })
     }
 
     async fn fetch_jwtsvid(

@@ -5,5 +5,6 @@ pub mod cases;
 pub mod envoy;
 pub mod judges;
 pub mod mutants;
+pub mod peer;
 pub mod table;
 pub mod tokens;

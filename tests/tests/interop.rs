@@ -3,4 +3,5 @@
 
 mod interop {
     mod matrix;
+    mod workload;
 }

@@ -6,5 +6,6 @@ mod scenarios {
     mod controls;
     mod demo;
     mod foreign;
+    mod identity;
     mod kills;
 }

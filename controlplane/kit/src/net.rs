@@ -10,6 +10,9 @@ mod malformed;
 mod opening;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
 
 use symbolon_proto::ids::SpiffeId;
 use tokio::net::TcpListener;
@@ -28,7 +31,15 @@ use crate::tls::{Expect, Identity};
 pub struct PeerIdentity {
     /// `None`: came without a certificate.
     pub id: Option<SpiffeId>,
+    /// Of its certificate, lower-case hex; empty if it came without.
+    pub serial: Arc<str>,
     pub address: SocketAddr,
+}
+
+/// Whether a peer that its certificate proves may stay: certificates outlive the standing of their owners.
+pub trait Standing: Send + Sync + 'static {
+    /// Returns when the peer has lost its standing; never, for one that has none to lose. Held for as long as the connection is.
+    fn lost(&self, peer: &PeerIdentity) -> BoxFuture<'static, ()>;
 }
 
 /// Limits of one listener.
@@ -50,7 +61,20 @@ pub async fn serve(
     refused: Counter,
     drain: Drain,
 ) {
-    listen::serve(listener, identity, routes, limits, refused, drain).await;
+    listen::serve(listener, identity, routes, limits, refused, None, drain).await;
+}
+
+/// The same, and a connection ends also when its peer has lost its `standing`.
+pub async fn serve_with_standing(
+    listener: TcpListener,
+    identity: Identity,
+    routes: tonic::service::Routes,
+    limits: Limits,
+    refused: Counter,
+    standing: Arc<dyn Standing>,
+    drain: Drain,
+) {
+    listen::serve(listener, identity, routes, limits, refused, Some(standing), drain).await;
 }
 
 /// A lazily connected channel to the first of `addresses` that answers, with HTTP/2 keep-alive; reconnects by itself. `addresses` are

@@ -24,14 +24,16 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 use wire::command_rollout_request::Command as Word;
 
-use crate::identity::{Identity, bundles, entries};
+use crate::api::node::Conversations;
+use crate::identity::{Identity, bundles};
 use crate::model::{MeshView, PeerName, ServiceName};
 use crate::{federation, rollout, xds};
 
 /// The longest that a token can be redeemed, and an SVID live.
 const MAX_TTL: Duration = Duration::from_hours(24 * 30);
 const DEFAULT_TTL: Duration = Duration::from_mins(10);
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// A file of 10,000 registrations fits several times.
+const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Changes that wait for a watcher to read them.
 const OUTBOX: usize = 4;
 
@@ -43,6 +45,7 @@ pub struct Parts {
     pub rollouts: rollout::Handle,
     pub proxies: xds::Handle,
     pub view: watch::Receiver<Arc<MeshView>>,
+    pub conversations: Conversations,
     pub clock: Clock,
     pub tasks: Tasks,
     pub drain: Drain,
@@ -116,29 +119,11 @@ impl AdminService for Admin {
     }
 
     async fn create_identity(&self, request: Request<wire::CreateIdentityRequest>) -> Answer<wire::Identity> {
-        let asked = request.into_inner().identity.ok_or_else(|| Status::invalid_argument("no identity"))?;
-        let ttl = (asked.ttl_seconds > 0).then(|| ttl(asked.ttl_seconds)).transpose()?;
-        let new = entries::New {
-            spiffe_id: asked.spiffe_id,
-            node: asked.node,
-            selectors: asked.selectors,
-            ttl,
-            dns_names: asked.dns_names,
-            hint: asked.hint,
-        };
-        let made = self.0.identity.entries.create(new).await.map_err(|refused| match refused {
-            entries::Refused::Store(error) => unavailable(error),
-            exists @ entries::Refused::Exists(_) => Status::already_exists(exists.to_string()),
-            other => Status::invalid_argument(other.to_string()),
-        })?;
-        info!(entry = %made.id, id = %made.spiffe_id, node = %made.node, "identity registered");
-        Ok(Response::new(view::identity(&made)))
+        Self::create_identity(self, request).await
     }
 
     async fn list_identities(&self, _: Request<wire::ListIdentitiesRequest>) -> Answer<wire::ListIdentitiesResponse> {
-        let table = self.0.identity.entries.all();
-        let identities = table.values().map(|entry| view::identity(entry)).collect();
-        Ok(Response::new(wire::ListIdentitiesResponse { identities }))
+        Ok(Response::new(self.identities()))
     }
 
     async fn list_services(&self, request: Request<wire::ListServicesRequest>) -> Answer<wire::ListServicesResponse> {

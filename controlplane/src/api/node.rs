@@ -1,8 +1,9 @@
 //! The Node service: what sidecars say to their control plane, and hear from it. [`caller`] says who calls, [`sync`] is the
-//! standing conversation, [`load`] takes load reports.
+//! standing conversation ([`conversations`] are those that are open), [`load`] takes load reports.
 
 mod attest;
 mod caller;
+mod conversations;
 mod load;
 mod sync;
 
@@ -14,16 +15,22 @@ use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Metrics};
 use symbolon_kit::net::PeerIdentity;
 use symbolon_kit::supervise::Tasks;
+use symbolon_proto::attest::REASON_HEADER;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_server::{Node as NodeService, NodeServer};
+use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
+use caller::Caller;
+
 use crate::identity::{Identity, Minted, Refusal};
-use crate::model::NodeName;
+use crate::model::{NodeName, Relationships};
 use crate::sources::nodes;
 
+pub use conversations::{Conversations, Unanswered};
 pub use load::{LoadRefused, LoadSink};
 
 /// The most CSRs in one Mint (bad input 20).
@@ -39,6 +46,9 @@ pub struct Parts {
     pub identity: Identity,
     pub registrations: nodes::Handle,
     pub loads: Arc<dyn LoadSink>,
+    /// Whom the mesh federates with, for the entries that do not name it.
+    pub relationships: watch::Receiver<Arc<Relationships>>,
+    pub conversations: Conversations,
     pub clock: Clock,
     /// How often nodes are asked to forward load reports.
     pub report_every: Duration,
@@ -46,18 +56,22 @@ pub struct Parts {
     pub drain: Drain,
 }
 
-/// The service; one value serves all nodes.
-#[derive(Debug)]
+/// The service; one value serves all nodes, and is cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Node {
     parts: Parts,
-    conversations: sync::Conversations,
     refusals: Counter,
+    attempts: attest::limit::Attempts,
+    /// Attestations that may be under way.
+    attestations: Arc<Semaphore>,
 }
 
 /// The service as a tonic server, with its limits.
 pub fn server(parts: Parts, metrics: &Metrics) -> NodeServer<Node> {
     let refusals = metrics.counter("symbolon_node_api_refusals", "Requests of nodes that were refused, by reason");
-    let node = Node { parts, conversations: sync::Conversations::default(), refusals };
+    let attestations = Arc::new(Semaphore::new(attest::MAX_UNDER_WAY));
+    let attempts = attest::limit::Attempts::default();
+    let node = Node { parts, refusals, attempts, attestations };
     NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
@@ -71,7 +85,7 @@ impl Node {
         refused.status()
     }
 
-    fn caller<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let peer = request.extensions().get::<PeerIdentity>();
         caller::node(&self.parts.identity, peer).map_err(|refused| self.refuse(&caller::shown(peer), &refused))
     }
@@ -86,14 +100,13 @@ impl Node {
 
 #[tonic::async_trait]
 impl NodeService for Node {
-    type AttestStream = ReceiverStream<Result<wire::AttestResponse, Status>>;
+    type AttestStream = attest::Answers;
 
     async fn attest(
         &self,
         request: Request<Streaming<wire::AttestRequest>>,
     ) -> Result<Response<Self::AttestStream>, Status> {
-        let caller = caller::shown(request.extensions().get::<PeerIdentity>());
-        attest::run(self, caller, request.into_inner()).await
+        attest::run(self, request).await
     }
 
     async fn mint_jwt(&self, _: Request<wire::MintJwtRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
@@ -105,27 +118,38 @@ impl NodeService for Node {
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
-        let node = self.caller(&request)?;
+        let Caller { name: node, serial } = self.caller(&request)?;
         let csrs = request.into_inner().csrs;
         if csrs.len() > MAX_BATCH {
             return Err(self.refuse(node.as_str(), &Refused::BatchTooLarge(csrs.len())));
         }
         let (identity, of) = (self.parts.identity.clone(), node.clone());
         // A full batch is tens of milliseconds of signatures: not on a thread that others wait for.
-        let minting = move || csrs.iter().map(|asked| Self::mint_one(&identity, &of, asked)).collect::<Vec<_>>();
-        let minted = tokio::task::spawn_blocking(minting).await.map_err(|panic| {
+        let minting = move || {
+            let one = |asked: &wire::Csr| (asked.entry_id.is_empty(), Self::mint_one(&identity, &of, asked));
+            csrs.iter().map(one).collect::<Vec<_>>()
+        };
+        let mut minted = tokio::task::spawn_blocking(minting).await.map_err(|panic| {
             warn!(%node, %panic, "minting panicked");
             self.refuse(node.as_str(), &Refused::Identity(Refusal::Unavailable))
         })?;
-        let results = minted.into_iter().map(|outcome| wire::Minted { outcome: Some(self.answer(&node, outcome)) });
+        for (own, outcome) in &mut minted {
+            if *own && let Ok(new) = outcome {
+                // A certificate that the node's tenure does not list is good for nothing: it must be kept before it leaves.
+                let kept = self.parts.identity.nodes.renewed(&node, &serial, new).await;
+                kept.unwrap_or_else(|refusal| *outcome = Err(refusal));
+            }
+        }
+        let results =
+            minted.into_iter().map(|(_, outcome)| wire::Minted { outcome: Some(self.answer(&node, outcome)) });
         Ok(Response::new(wire::MintResponse { results: results.collect() }))
     }
 
     type SyncStream = ReceiverStream<Result<wire::NodeUpdate, Status>>;
 
     async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {
-        let node = self.caller(&request)?;
-        let outbox = sync::start(&self.parts, &self.conversations, &self.refusals, node, request.into_inner());
+        let node = self.caller(&request)?.name;
+        let outbox = sync::start(&self.parts, &self.refusals, node, request.into_inner());
         Ok(Response::new(outbox))
     }
 
@@ -135,7 +159,7 @@ impl NodeService for Node {
         &self,
         request: Request<Streaming<wire::LoadBatch>>,
     ) -> Result<Response<Self::ReportLoadStream>, Status> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request)?.name;
         Ok(Response::new(load::start(&self.parts, &self.refusals, node, request.into_inner())))
     }
 }
@@ -187,6 +211,12 @@ pub enum Refused {
     NotYourProxy(symbolon_proto::ids::SpiffeId),
     #[error("the load report could not be kept: {0}")]
     Load(#[from] LoadRefused),
+    #[error("too many attempts to attest from this address; try again in {} s", .0.as_secs_f64().ceil())]
+    TooManyAttempts(Duration),
+    #[error("too many nodes attest at once; try again")]
+    Busy,
+    #[error("the attestation took too long")]
+    TooSlow,
     #[error("this node opened another stream; this one is closed")]
     Replaced,
     #[error("the control plane is stopping; connect again")]
@@ -205,17 +235,28 @@ impl Refused {
             Self::Malformed(_) => "malformed",
             Self::NotYourProxy(_) => "not_your_proxy",
             Self::Load(_) => "load_not_kept",
+            Self::TooManyAttempts(_) => "too_many_attempts",
+            Self::Busy => "busy",
+            Self::TooSlow => "too_slow",
             Self::Replaced => "replaced",
             Self::Draining => "draining",
         }
     }
 
+    /// With its word in a header, so that the node need not read the text.
     fn status(&self) -> Status {
+        let mut status = self.plain_status();
+        status.metadata_mut().insert(REASON_HEADER, MetadataValue::from_static(self.label()));
+        status
+    }
+
+    fn plain_status(&self) -> Status {
         let text = self.to_string();
         match self {
             Self::Anonymous => Status::unauthenticated(text),
             Self::NotANode(_) | Self::NotYourProxy(_) => Status::permission_denied(text),
-            Self::BatchTooLarge(_) => Status::resource_exhausted(text),
+            Self::BatchTooLarge(_) | Self::TooManyAttempts(_) | Self::Busy => Status::resource_exhausted(text),
+            Self::TooSlow => Status::deadline_exceeded(text),
             Self::Malformed(_) => Status::invalid_argument(text),
             Self::Registration(_) | Self::Load(_) | Self::Draining => Status::unavailable(text),
             Self::Replaced => Status::aborted(text),
@@ -227,7 +268,10 @@ impl Refused {
                 | Refusal::NodeBanned(_)
                 | Refusal::NodeGone(_)
                 | Refusal::NameTaken { .. } => Status::permission_denied(text),
-                Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
+                Refusal::UnknownToken | Refusal::ExpiredToken | Refusal::BadEvidence(_) => {
+                    Status::unauthenticated(text)
+                }
+                Refusal::AttestorOff(_) => Status::failed_precondition(text),
                 Refusal::Unavailable => Status::unavailable(text),
             },
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
+use symbolon_kit::net::{PeerIdentity, Standing};
 use symbolon_kit::spiffe::bundle::{Bundle, BundleError};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use tokio_stream::wrappers::WatchStream;
@@ -21,25 +22,33 @@ use crate::{rollout, xds};
 #[derive(Clone, Debug)]
 pub(super) struct ByEntries(pub(super) Identity);
 
-impl ByEntries {
-    fn entitled(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.0.entries.all().values().any(|entry| entry.node == *node && entry.spiffe_id == *identity)
-    }
-}
+/// A node's connections last as long as its tenure.
+#[derive(Clone, Debug)]
+pub(super) struct Tenures(pub(super) Identity);
 
 impl Entitlements for ByEntries {
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.entitled(node, identity)
+        self.0.entries.may_run(node, identity)
     }
 }
 
 impl xds::Admission for ByEntries {
-    fn node_of(&self, id: &SpiffeId) -> Option<NodeName> {
-        self.0.node_of(id)
+    fn node_of(&self, id: &SpiffeId, serial: &str) -> Option<NodeName> {
+        self.0.node_of(id).filter(|node| self.0.nodes.check(node, serial).is_ok())
     }
 
     fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.entitled(node, identity)
+        self.0.entries.may_run(node, identity)
+    }
+}
+
+impl Standing for Tenures {
+    fn lost(&self, peer: &PeerIdentity) -> BoxFuture<'static, ()> {
+        let node = peer.id.as_ref().and_then(|id| self.0.node_of(id));
+        match node.and_then(|node| self.0.nodes.tenure(&node, &peer.serial)) {
+            Some(tenure) => async move { tenure.ended().await }.boxed(),
+            None => std::future::pending().boxed(), // no node; or one that is refused call by call, and so told why
+        }
     }
 }
 

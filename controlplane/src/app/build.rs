@@ -16,15 +16,16 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use super::adapters::{Book, ByEntries, ToRollouts};
+use super::adapters::{Book, ByEntries, Tenures, ToRollouts};
 use super::addresses::Addresses;
+use super::lifetimes::Lifetimes;
 use super::own_svid::OwnSvid;
 use super::publish::Publisher;
 use super::running::Life;
 use super::{Config, Seams};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
-use crate::model::{Change, MeshView};
+use crate::model::{Change, Labels, MeshView, Relationships};
 use crate::snapshot::SnapshotSet;
 use crate::sources::nodes;
 use crate::store::{self, SharedStore};
@@ -41,6 +42,7 @@ pub struct App {
     pub(super) addresses: Addresses,
     pub(super) ports: Ports,
     pub(super) tls: tls::Identity,
+    pub(super) standing: Arc<Tenures>,
     pub(super) services: Services,
     pub(super) life: Life,
 }
@@ -92,6 +94,9 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let registrations = nodes::Handle::new(core.store.clone(), changes, core.entitlements.clone());
     unstarted.fold([definitions(config)]);
     unstarted.fold(registrations.restore().await.context("stored registrations")?);
+    let (entries, usual) = (core.identity.entries.clone(), config.identity.svid_ttl);
+    let (first, lifetimes) = Lifetimes::new(entries, usual, state.changes.clone());
+    unstarted.fold(first);
 
     let (mut publisher, snapshots) = publisher(config, &life.metrics);
     let (ads, proxies) = xds::serve(snapshots, core.entitlements.clone(), &life.metrics, life.edges.drain.clone());
@@ -106,15 +111,22 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
 
     publisher.publish(&state.view.borrow().clone());
     unstarted.spawn(&life.core.tasks, life.core.drain.clone());
+    life.core.spawn("lifetimes", lifetimes.run(life.core.drain.clone()));
     life.core.spawn("snapshots", publisher.run(state.view.clone(), life.core.drain.clone()));
     synced.send_replace(true);
     life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
     let edges = &life.edges;
+    let (kept, relationships) = watch::channel(Arc::new(relationships(config)));
+    life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
+    let conversations = node::Conversations::default();
+    let standing = Arc::new(Tenures(core.identity.clone()));
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
         loads: Arc::new(ToRollouts(rollouts.clone())),
+        relationships,
+        conversations: conversations.clone(),
         clock: seams.clock.clone(),
         report_every: config.report_every,
         tasks: edges.tasks.clone(),
@@ -126,6 +138,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         rollouts,
         proxies,
         view: state.view,
+        conversations,
         clock: seams.clock.clone(),
         tasks: edges.tasks.clone(),
         drain: edges.drain.clone(),
@@ -136,7 +149,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         admin: Routes::new(admin::server(admin_parts)),
     };
     addresses.write(&config.data_dir).context("addresses.json cannot be written")?;
-    Ok(App { addresses, ports, tls: core.tls, services, life: life.clone() })
+    Ok(App { addresses, ports, tls: core.tls, standing, services, life: life.clone() })
 }
 
 async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Core> {
@@ -215,9 +228,15 @@ async fn rollouts(
     rollout::Engine::start(parts, &life.core.tasks, life.core.drain.clone()).await.context("the rollouts")
 }
 
-async fn hold(synced: watch::Sender<bool>, drain: Drain) {
+/// Keeps what nobody changes any more, for those who watch it.
+async fn hold<T: Send + Sync>(kept: watch::Sender<T>, drain: Drain) {
     drain.cancelled().await;
-    drop(synced);
+    drop(kept);
+}
+
+/// The peers of the configuration.
+fn relationships(config: &Config) -> Relationships {
+    config.peers.iter().map(|peer| (peer.trust_domain.clone(), Labels::new())).collect()
 }
 
 fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
@@ -232,6 +251,9 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         key_dir: config.data_dir.join("keys"),
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
+        node_ttl: config.identity.node_ttl,
+        x509pop: config.x509pop.clone(),
+        fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
         authority: identity::authority::Settings::default(),
     };

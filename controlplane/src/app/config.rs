@@ -14,6 +14,7 @@ use symbolon_kit::config::ConfigError;
 use symbolon_proto::ids::TrustDomain;
 
 use crate::federation::{PeerConfig, Timing};
+use crate::identity::X509PopConfig;
 use crate::model::{FederatedDefinition, ServiceDefinition};
 use crate::rollout::plan::Policy;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub listen: Listen,
     pub identity: Lifetimes,
+    /// `None`: nodes cannot attest by a certificate.
+    pub x509pop: Option<X509PopConfig>,
     pub services: Vec<ServiceDefinition>,
     pub federated: Vec<FederatedDefinition>,
     pub policy: Policy,
@@ -51,6 +54,7 @@ pub struct Listen {
 pub struct Lifetimes {
     pub ca_ttl: Duration,
     pub svid_ttl: Duration,
+    pub node_ttl: Duration,
     pub refresh_hint: Duration,
 }
 

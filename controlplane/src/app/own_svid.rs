@@ -12,12 +12,13 @@ use symbolon_kit::clock::{Clock, unix_secs};
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Gauge, Metrics};
 use symbolon_kit::spiffe::renewal::renew_at;
-use symbolon_kit::spiffe::svid::{Svid, new_key};
+use symbolon_kit::spiffe::svid::{Svid, issuer_key_id, new_key};
 use symbolon_kit::tls;
 use symbolon_proto::ids::SpiffeId;
 use tracing::{error, info};
 
 use crate::identity::Identity;
+use crate::identity::authority::Taints;
 
 /// A clock that is set forward is noticed within this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -108,8 +109,7 @@ impl OwnSvid {
 
 impl OwnSvid {
     fn is_tainted(&self, taints: &Taints) -> bool {
-        let issuers = self.svid.chain.iter().filter_map(|certificate| issuer_key_id(certificate));
-        issuers.into_iter().any(|issuer| taints.x509.contains(issuer.as_str()))
+        self.svid.chain.iter().filter_map(issuer_key_id).any(|issuer| taints.x509.contains(issuer.as_str()))
     }
 }
 

@@ -56,19 +56,18 @@ impl App {
 
     /// Serves on every port.
     pub fn spawn(self) -> Running {
-        let Self { addresses, ports, tls, services, life } = self;
+        let Self { addresses, ports, tls, standing, services, life } = self;
         let (edges, metrics) = (&life.edges, &life.metrics);
         let refused = metrics.counter("symbolon_handshakes_refused", "TLS handshakes refused, by reason");
-        let serve = |listener, routes| {
-            let (limits, drain) = (Limits::default(), edges.drain.clone());
-            net::serve(listener, tls.clone(), routes, limits, refused.clone(), drain)
-        };
+        let limits = Limits::default();
         let calls = metrics.counter("symbolon_calls_refused", "Calls whose message cannot be read, by reason");
         let node = net::count_malformed(services.node, "node", calls.clone());
         let federation = net::count_malformed(services.federation, "federation", calls.clone());
         let admin = net::count_malformed(services.admin, "admin", calls);
-        edges.spawn("node port", serve(ports.node, node));
-        edges.spawn("federation port", serve(ports.federation, federation));
+        let (drain, of_nodes) = (|| edges.drain.clone(), refused.clone());
+        let serve_nodes = net::serve_with_standing(ports.node, tls.clone(), node, limits, of_nodes, standing, drain());
+        edges.spawn("node port", serve_nodes);
+        edges.spawn("federation port", net::serve(ports.federation, tls, federation, limits, refused, drain()));
         let strangers =
             metrics.counter("symbolon_admin_refusals", "Callers turned away from the admin socket, by reason");
         edges.spawn("admin socket", socket::serve(ports.admin, admin, strangers, edges.drain.clone()));

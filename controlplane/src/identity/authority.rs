@@ -101,7 +101,11 @@ impl Settings {
     fn policy(&self, ttl: Duration, refresh_hint: Duration) -> Policy {
         // A quarter of the life is less than SPIRE's third between preparation and activation.
         let propagation = self.propagation.unwrap_or_else(|| (refresh_hint * 3).min(ttl / 4));
-        Policy { prepare_before: self.prepare_before, activate_before: self.activate_before, ..Policy::new(ttl, propagation) }
+        Policy {
+            prepare_before: self.prepare_before,
+            activate_before: self.activate_before,
+            ..Policy::new(ttl, propagation)
+        }
     }
 }
 
@@ -179,7 +183,11 @@ impl Authority {
             return None;
         }
         self.meters.failures.inc(&[("reason", "clock_stepped")]);
-        warn!(forward, seconds = by.as_secs(), "the clock was set; no authority is forgotten until it has proved itself");
+        warn!(
+            forward,
+            seconds = by.as_secs(),
+            "the clock was set; no authority is forgotten until it has proved itself"
+        );
         Some((forward, by))
     }
 
@@ -335,7 +343,9 @@ impl Authority {
         self.meters.steps.inc(&[("kind", kind), ("step", step), ("outcome", outcome)]);
         match &done {
             Ok(()) => info!(kind, step, id = request.order.id, "the operator changed an authority"),
-            Err(stop) => warn!(kind, step, id = request.order.id, %stop, "the operator's step was not taken, or not whole"),
+            Err(stop) => {
+                warn!(kind, step, id = request.order.id, %stop, "the operator's step was not taken, or not whole")
+            }
         }
         let _ = request.answer.send(done.map_err(Into::into)); // who asked may be gone
     }

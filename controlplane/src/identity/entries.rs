@@ -1,128 +1,232 @@
-//! Registration entries: which node may have which identity, for callers with which selectors.
+//! Registration entries: which nodes may have which identity, for callers with which selectors. Checked when they are made
+//! ([`check`]), kept whole in the store ([`record`]) and in memory ([`table`]); a node hears of its own at once ([`feed`]). A file of
+//! them is applied as one transaction ([`plan`]), and [`explain`] says why somebody gets nothing.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod check;
+mod explain;
+mod federates;
+mod feed;
+mod plan;
+mod record;
+mod table;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use symbolon_kit::clock::{Clock, unix_secs};
+use symbolon_kit::drain::Drain;
 use symbolon_kit::octets;
-use symbolon_proto::ids::{IdError, SpiffeId, TrustDomain};
-use tokio::sync::{Mutex, watch};
-use tracing::warn;
+use symbolon_proto::ids::SpiffeId;
+use symbolon_proto::selector::{Selector, Selectors};
+use tokio::sync::{Mutex, Notify};
+use tracing::{info, warn};
 
-use crate::model::{NameError, NodeName};
+use super::{Config, Refusal};
+use crate::model::NodeName;
 use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
 
-/// The most selectors, and DNS names, of one entry.
-const MAX_LIST: usize = 64;
-/// The TTLs of an entry, in seconds: an SVID must outlive its own renewal, and no authority lives for ten years.
-const TTL: std::ops::RangeInclusive<u64> = 2..=10 * 365 * 24 * 3600;
+pub use check::{AskedFederation, New, Refused};
+pub use explain::{Explanation, NearMiss};
+pub use federates::{FederatesWith, resolve};
+pub use feed::{Delta, Feed};
+pub use plan::Plan;
+
+/// The most entries of one parent; a sidecar holds no more.
+pub const MAX_PER_PARENT: usize = 20_000;
+/// How long an expiry may be noticed too late when the wall clock was stepped.
+const LONGEST_NAP: Duration = Duration::from_secs(30);
 
 /// One registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub id: Arc<str>,
     pub spiffe_id: SpiffeId,
-    /// The node that may have it.
-    pub node: NodeName,
-    /// `kind:name:value`; a caller must match them all. Never empty.
-    pub selectors: Vec<String>,
-    /// `None`: the control plane's default.
+    /// Who may have it.
+    pub parent: Parent,
+    /// A caller must match them all; of a node alias, a node. Never empty.
+    pub selectors: Selectors,
+    /// Of X.509-SVIDs; `None`: the control plane's default.
     pub ttl: Option<Duration>,
+    /// Of JWT-SVIDs; `None`: the control plane's default.
+    pub jwt_ttl: Option<Duration>,
     pub dns_names: Vec<String>,
     pub hint: String,
+    /// `None`: every relationship.
+    pub federates_with: Option<FederatesWith>,
+    /// Unix seconds, from which on nobody has it.
+    pub expires_at: Option<i64>,
+    /// The store's revision of its last change.
+    pub revision: u64,
 }
 
-/// All entries by id.
-pub type Table = BTreeMap<Arc<str>, Arc<Entry>>;
+/// Who may have an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Parent {
+    Node(NodeName),
+    /// Every node that a node alias of this ID names.
+    Alias(SpiffeId),
+    /// Nobody: the entry is itself a node alias, and no SVID is minted for it.
+    ControlPlane,
+}
 
-/// Keeps entries: in the store, and whole in memory.
+/// What attestation has found true of a node.
+pub trait NodeSelectors: Send + Sync + std::fmt::Debug {
+    /// Called while a lock is held: it must not ask for entries.
+    fn of(&self, node: &NodeName) -> Selectors;
+}
+
+/// Knows of a node only the name that its join token was made for.
+#[derive(Clone, Copy, Debug)]
+pub struct ByName;
+
+/// Keeps entries; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Entries {
-    trust_domain: TrustDomain,
-    /// Proxies end their connections by this TTL; a shorter one would let traffic run on an expired SVID.
-    shortest: Duration,
+    bounds: Arc<check::Bounds>,
+    /// Of SVIDs whose entry names no TTL.
+    usual_ttl: Duration,
     store: SharedStore,
-    table: Arc<watch::Sender<Arc<Table>>>,
+    clock: Clock,
+    nodes: Arc<dyn NodeSelectors>,
+    table: Arc<RwLock<table::Table>>, // std's: nothing awaits while it is held
     /// One writer at a time, so that the table never shows an order that the store does not have.
     writing: Arc<Mutex<()>>,
+    /// An expiry came that may be the next.
+    expiries: Arc<Notify>,
 }
 
-/// Why an entry was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    #[error("{0:?}: {1}")]
-    Id(String, IdError),
-    #[error("the node: {0}")]
-    Node(#[from] NameError),
-    #[error("{id} is not in trust domain {trust_domain}; only its own control plane can register it")]
-    ForeignTrustDomain { id: SpiffeId, trust_domain: TrustDomain },
-    #[error("{0} lies below /symbolon/, which is reserved for Symbolon's own processes")]
-    Reserved(SpiffeId),
-    #[error(
-        "an entry needs 1 to {MAX_LIST} selectors, e.g. unix:uid:1000: without one, any process of the node could have it"
-    )]
-    Selectors,
-    #[error(
-        "{0:?} is not a selector: use unix:uid:N, unix:gid:N, unix:supplementary_gid:N, unix:path:P or unix:sha256:H"
-    )]
-    Selector(String),
-    #[error("{0:?} is not a DNS name")]
-    DnsName(String),
-    #[error("the TTL must be from {} to {} seconds", TTL.start(), TTL.end())]
-    Ttl,
-    #[error(
-        "the TTL must be at least identity.svidTtl, {} s: proxies end their connections by that one, and none may outlive its \
-         certificate. Lower svidTtl instead", .0.as_secs()
-    )]
-    ShorterThanConnections(Duration),
-    #[error("the same identity, node and selectors are registered already, as {0}")]
-    Exists(Arc<str>),
-    #[error(transparent)]
-    Store(#[from] store::Error),
+// === impl Entry ===
+
+impl Entry {
+    /// Whether it has not expired.
+    pub fn is_current(&self, now: i64) -> bool {
+        self.expires_at.is_none_or(|at| now < at)
+    }
+
+    /// Whether it names nodes, for other entries to have as their parent.
+    pub fn is_alias(&self) -> bool {
+        self.parent == Parent::ControlPlane
+    }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Record {
-    spiffe_id: String,
-    node: String,
-    selectors: Vec<String>,
-    ttl_seconds: Option<u64>,
-    dns_names: Vec<String>,
-    hint: String,
+impl NodeSelectors for ByName {
+    fn of(&self, node: &NodeName) -> Selectors {
+        [Selector::joined_as(node.as_str())].into()
+    }
 }
+
+// === impl Entries ===
 
 impl Entries {
     pub(super) async fn load(
-        trust_domain: TrustDomain,
-        shortest: Duration,
+        config: &Config,
         store: SharedStore,
+        clock: Clock,
+        nodes: Arc<dyn NodeSelectors>,
     ) -> Result<Self, store::Error> {
-        let mut table = Table::new();
+        let mut table = table::Table::default();
         for stored in store.range(keys::entries()).await?.0 {
-            let record: Record = codec::decode("entry", &stored.value)?;
-            match keys::entry_id(&stored.key).and_then(|id| record.parse(id)) {
-                Some(entry) => drop(table.insert(entry.id.clone(), Arc::new(entry))),
+            let record: record::Record = codec::decode("entry", &stored.value)?;
+            match keys::entry_id(&stored.key).and_then(|id| record.parse(id, stored.modified)) {
+                Some(entry) => drop(table.put(Arc::new(entry))),
                 None => warn!(key = &*stored.key.0, "a stored entry cannot be read; nobody gets its identity"),
             }
         }
-        let table = Arc::new(watch::Sender::new(Arc::new(table)));
-        Ok(Self { trust_domain, shortest, store, table, writing: Arc::default() })
+        Ok(Self {
+            bounds: Arc::new(check::Bounds { trust_domain: config.trust_domain.clone(), longest: config.ca_ttl }),
+            usual_ttl: config.svid_ttl,
+            store,
+            clock,
+            nodes,
+            table: Arc::new(RwLock::new(table)),
+            writing: Arc::default(),
+            expiries: Arc::default(),
+        })
     }
 
-    /// All entries, now.
-    pub fn all(&self) -> Arc<Table> {
-        self.table.borrow().clone()
+    fn read<T>(&self, ask: impl FnOnce(&table::Table) -> T) -> T {
+        ask(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// All entries, now and after each change.
-    pub fn watch(&self) -> watch::Receiver<Arc<Table>> {
-        self.table.subscribe()
+    fn write<T>(&self, change: impl FnOnce(&mut table::Table) -> T) -> T {
+        change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn now(&self) -> i64 {
+        unix_secs(self.clock.now())
+    }
+
+    /// All entries, now, in the order of their ids.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.read(|table| table.all().values().cloned().collect())
     }
 
     /// The entry with this id.
     pub fn by_id(&self, id: &str) -> Option<Arc<Entry>> {
-        self.table.borrow().get(id).cloned()
+        self.read(|table| table.get(id).cloned())
+    }
+
+    /// The entry, if `node` may have it (invariant I1).
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownEntry`], also once it has expired; [`Refusal::NotYourEntry`].
+    pub fn granted(&self, node: &NodeName, id: &str) -> Result<Arc<Entry>, Refusal> {
+        let now = self.now();
+        self.read(|table| {
+            let entry = table.get(id).filter(|entry| entry.is_current(now)).ok_or(Refusal::UnknownEntry)?;
+            if self.is_parent(table, node, entry, now) { Ok(entry.clone()) } else { Err(Refusal::NotYourEntry) }
+        })
+    }
+
+    /// How long what is minted now for `entry` may live: `ttl`, but not beyond the registration itself.
+    pub fn cut(&self, entry: &Entry, ttl: Duration) -> Duration {
+        let left = entry.expires_at.map(|at| Duration::from_secs(u64::try_from(at - self.now()).unwrap_or(0)));
+        left.map_or(ttl, |left| ttl.min(left))
+    }
+
+    /// Whether `node` has an entry for this identity.
+    pub fn may_run(&self, node: &NodeName, identity: &SpiffeId) -> bool {
+        let now = self.now();
+        self.read(|table| {
+            let mut entries = table.of_identity(identity).filter(|entry| entry.is_current(now));
+            entries.any(|entry| self.is_parent(table, node, entry, now))
+        })
+    }
+
+    fn is_parent(&self, table: &table::Table, node: &NodeName, entry: &Entry, now: i64) -> bool {
+        match &entry.parent {
+            Parent::Node(parent) => parent == node,
+            Parent::Alias(alias) => {
+                let facts = self.nodes.of(node);
+                let mut named = table.of_identity(alias).filter(|one| one.is_alias() && one.is_current(now));
+                named.any(|alias| alias.selectors.is_subset(&facts))
+            }
+            Parent::ControlPlane => false,
+        }
+    }
+
+    /// What `node` may have, now and at each change.
+    pub fn feed(&self, node: &NodeName) -> Feed {
+        Feed::new(self.clone(), node)
+    }
+
+    /// Identities whose SVIDs do not live as long as usual, with the shortest that their entries give.
+    pub fn lifetimes(&self) -> Vec<(SpiffeId, Duration)> {
+        let of = |table: &table::Table, id: SpiffeId| table.lifetime(&id, self.usual_ttl).map(|ttl| (id, ttl));
+        self.read(|table| table.with_ttl().into_iter().filter_map(|id| of(table, id)).collect())
+    }
+
+    /// The next identities of which an entry has changed, as [`Entries::lifetimes`] has them now. For one caller.
+    pub async fn changed_lifetimes(&self) -> Vec<(SpiffeId, Option<Duration>)> {
+        let touched = self.read(|table| table.touched.clone()).take().await;
+        self.read(|table| touched.into_iter().map(|id| (id.clone(), table.lifetime(&id, self.usual_ttl))).collect())
+    }
+
+    /// Attestation found something else true of `node`.
+    pub fn node_changed(&self, node: &NodeName) {
+        let now = self.now();
+        self.write(|table| table.regroup_node(node, &|node| self.nodes.of(node), now));
     }
 
     /// Registers an entry; durable when it returns.
@@ -130,126 +234,193 @@ impl Entries {
     /// # Errors
     /// A [`Refused`] that says what to change.
     pub async fn create(&self, entry: New) -> Result<Arc<Entry>, Refused> {
-        let entry = entry.check(&self.trust_domain)?;
-        if entry.ttl.is_some_and(|ttl| ttl < self.shortest) {
-            return Err(Refused::ShorterThanConnections(self.shortest));
-        }
+        let entry = entry.check(&new_id(), &self.bounds, self.now())?;
         let _writing = self.writing.lock().await;
-        let same = |known: &&Arc<Entry>| {
-            known.spiffe_id == entry.spiffe_id && known.node == entry.node && known.selectors == entry.selectors
-        };
-        if let Some(known) = self.table.borrow().values().find(same) {
-            return Err(Refused::Exists(known.id.clone()));
-        }
-        let key = keys::entry(&entry.id);
-        let value = codec::encode("entry", 1, &Record::of(&entry))?;
-        if let Committed::Conflict { .. } = self.store.commit(Txn::new().absent(key.clone()).put(key, value)).await? {
-            return Err(Refused::Exists(entry.id)); // 64 random bits: somebody else's by the same accident
-        }
-        let entry = Arc::new(entry);
-        self.table.send_modify(|table| {
-            Arc::make_mut(table).insert(entry.id.clone(), entry.clone());
-        });
+        self.read(|table| {
+            let same = |known: &&Arc<Entry>| known.parent == entry.parent && known.selectors == entry.selectors;
+            match table.of_identity(&entry.spiffe_id).find(same) {
+                Some(known) => Err(Refused::Exists(known.id.clone())),
+                None if table.count(&entry.parent) >= MAX_PER_PARENT => Err(Refused::TooMany(MAX_PER_PARENT)),
+                None => Ok(()),
+            }
+        })?;
+        let plan = Plan { create: vec![Arc::new(entry)], ..Plan::default() };
+        let done = self.perform(plan).await?;
+        done.create.into_iter().next().ok_or_else(|| Refused::Unknown(String::new()))
+    }
+
+    /// Deletes an entry; the nodes that had it hear of it at once.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`], or the store's.
+    pub async fn delete(&self, id: &str) -> Result<Arc<Entry>, Refused> {
+        let _writing = self.writing.lock().await;
+        let entry = self.by_id(id).ok_or_else(|| Refused::Unknown(symbolon_kit::text::shown(id, 80)))?;
+        self.perform(Plan { delete: vec![entry.clone()], ..Plan::default() }).await?;
         Ok(entry)
     }
-}
 
-/// An entry as an operator asks for it.
-#[derive(Clone, Debug, Default)]
-pub struct New {
-    pub spiffe_id: String,
-    pub node: String,
-    pub selectors: Vec<String>,
-    pub ttl: Option<Duration>,
-    pub dns_names: Vec<String>,
-    pub hint: String,
-}
+    /// Makes the registered entries those that are asked for, whole or not at all: each comes with the id that it is to have if an
+    /// entry has that. `prune`: delete what is not asked for. `dry_run`: only say what would change.
+    ///
+    /// # Errors
+    /// A [`Refused`] that names the entry to blame; nothing has changed then.
+    pub async fn apply(&self, asked: Vec<(String, New)>, prune: bool, dry_run: bool) -> Result<Plan, Refused> {
+        let now = self.now();
+        let _writing = self.writing.lock().await;
+        let mut wanted = Vec::with_capacity(asked.len());
+        for (index, (id, new)) in asked.into_iter().enumerate() {
+            let spiffe_id = symbolon_kit::text::shown(&new.spiffe_id, 80);
+            let entry = new.check(&new_id(), &self.bounds, now);
+            let entry = entry.map_err(|why| Refused::Item { index, spiffe_id, why: Box::new(why) })?;
+            wanted.push(((!id.is_empty()).then_some(id), entry));
+        }
+        let plan = self.read(|table| {
+            let plan = plan::plan(table.all(), wanted, prune)?;
+            self.check_counts(table, &plan)?;
+            Ok::<_, Refused>(plan)
+        })?;
+        if dry_run || plan.is_empty() { Ok(plan) } else { self.perform(plan).await }
+    }
 
-impl New {
-    fn check(self, trust_domain: &TrustDomain) -> Result<Entry, Refused> {
-        let parsed = SpiffeId::workload(&self.spiffe_id);
-        let spiffe_id = parsed.map_err(|e| Refused::Id(self.spiffe_id.chars().take(80).collect(), e))?;
-        if spiffe_id.trust_domain() != trust_domain {
-            return Err(Refused::ForeignTrustDomain { id: spiffe_id, trust_domain: trust_domain.clone() });
+    fn check_counts(&self, table: &table::Table, plan: &Plan) -> Result<(), Refused> {
+        let mut more = std::collections::HashMap::<&Parent, usize>::new();
+        plan.create
+            .iter()
+            .chain(plan.change.iter().map(|(_, after)| after))
+            .for_each(|entry| *more.entry(&entry.parent).or_default() += 1);
+        let gone = plan.delete.iter().chain(plan.change.iter().map(|(before, _)| before));
+        let mut less = std::collections::HashMap::<&Parent, usize>::new();
+        gone.for_each(|entry| *less.entry(&entry.parent).or_default() += 1);
+        let over = |(parent, more): (&&Parent, &usize)| {
+            (table.count(parent) + more).saturating_sub(less.get(parent).copied().unwrap_or(0)) > MAX_PER_PARENT
+        };
+        if more.iter().any(over) { Err(Refused::TooMany(MAX_PER_PARENT)) } else { Ok(()) }
+    }
+
+    /// One transaction, then the table; the caller holds `writing`. Gives back the plan with the revisions it was done at.
+    async fn perform(&self, mut plan: Plan) -> Result<Plan, Refused> {
+        let mut txn = Txn::new();
+        for entry in &plan.create {
+            let key = keys::entry(&entry.id);
+            txn = txn.absent(key.clone()).put(key, codec::encode("entry", 2, &record::Record::of(entry))?);
         }
-        if spiffe_id.is_reserved() {
-            return Err(Refused::Reserved(spiffe_id));
+        for (before, after) in &plan.change {
+            let key = keys::entry(&after.id);
+            txn = txn.modified_at(key.clone(), before.revision);
+            txn = txn.put(key, codec::encode("entry", 2, &record::Record::of(after))?);
         }
-        if self.ttl.is_some_and(|ttl| !TTL.contains(&ttl.as_secs())) {
-            return Err(Refused::Ttl);
+        for entry in &plan.delete {
+            let key = keys::entry(&entry.id);
+            txn = txn.modified_at(key.clone(), entry.revision).delete(key);
         }
-        let node = self.node.parse()?;
-        let mut selectors = self.selectors;
-        selectors.sort();
-        selectors.dedup();
-        if selectors.is_empty() || selectors.len() > MAX_LIST {
-            return Err(Refused::Selectors);
-        }
-        if let Some(bad) = selectors.iter().find(|selector| !is_selector(selector)) {
-            return Err(Refused::Selector(bad.chars().take(80).collect()));
-        }
-        if let Some(bad) =
-            self.dns_names.iter().find(|name| !is_dns_name(name)).or_else(|| self.dns_names.get(MAX_LIST))
-        {
-            return Err(Refused::DnsName(bad.chars().take(80).collect()));
-        }
-        let (dns_names, hint) = (self.dns_names, self.hint.chars().take(1024).collect());
-        Ok(Entry {
-            id: octets::hex(&octets::random::<8>()).into(),
-            spiffe_id,
-            node,
-            selectors,
-            ttl: self.ttl,
-            dns_names,
-            hint,
+        let revision = match self.store.commit(txn).await? {
+            Committed::Applied(revision) => revision,
+            Committed::Conflict { key } => return Err(Refused::Raced(key.0)),
+        };
+        let stamp = |entry: &mut Arc<Entry>| Arc::make_mut(entry).revision = revision;
+        plan.create.iter_mut().for_each(stamp);
+        plan.change.iter_mut().for_each(|(_, after)| stamp(after));
+        let put = plan.create.iter().chain(plan.change.iter().map(|(_, after)| after)).cloned().collect();
+        let now = self.now();
+        self.write(|table| table.change(put, &plan.delete, &|node| self.nodes.of(node), now));
+        self.expiries.notify_one();
+        Ok(plan)
+    }
+
+    /// Why a caller on `node` (or anywhere) gets what it gets.
+    pub fn explain(&self, node: Option<&NodeName>, caller: &Selectors) -> Explanation {
+        let now = self.now();
+        self.read(|table| {
+            let aliases = node.map_or_else(BTreeSet::new, |node| table.aliases(&self.nodes.of(node), now));
+            let workloads = table.all().values().filter(|entry| !entry.is_alias());
+            let standing = workloads.map(|entry| {
+                let (named, exists) = match &entry.parent {
+                    Parent::Alias(id) => (aliases.contains(id), table.of_identity(id).any(|one| one.is_alias())),
+                    _ => (false, false),
+                };
+                let standing = explain::elsewhere(&entry.parent, node.map(NodeName::as_str), named, exists);
+                let expired = || explain::Standing::Not("it has expired".into());
+                (entry.clone(), if entry.is_current(now) { standing } else { expired() })
+            });
+            explain::explain(standing, caller)
         })
     }
-}
 
-impl Record {
-    fn of(entry: &Entry) -> Self {
-        Self {
-            spiffe_id: entry.spiffe_id.to_string(),
-            node: entry.node.to_string(),
-            selectors: entry.selectors.clone(),
-            ttl_seconds: entry.ttl.map(|ttl| ttl.as_secs()),
-            dns_names: entry.dns_names.clone(),
-            hint: entry.hint.clone(),
+    // === for a feed ===
+
+    fn listen(&self, node: &NodeName) -> (u64, Arc<table::Marks<Arc<str>>>) {
+        let (facts, now) = (self.nodes.of(node), self.now());
+        self.write(|table| table.listen(node, &facts, now))
+    }
+
+    fn forget(&self, key: u64) {
+        self.write(|table| table.forget(key));
+    }
+
+    fn heard_by(&self, key: u64) -> Vec<Arc<Entry>> {
+        let now = self.now();
+        self.read(|table| table.heard_by(key, now))
+    }
+
+    fn heard(&self, key: u64, ids: BTreeSet<Arc<str>>) -> Vec<(Arc<str>, Option<Arc<Entry>>)> {
+        let now = self.now();
+        self.read(|table| {
+            ids.into_iter()
+                .map(|id| {
+                    let entry = table.heard(key, &id, now);
+                    (id, entry)
+                })
+                .collect()
+        })
+    }
+
+    // === expiry ===
+
+    /// Lets entries go at the moment they expire, and then deletes them.
+    pub(super) async fn run(self, drain: Drain) {
+        let expiring = async {
+            loop {
+                tokio::select! {
+                    () = self.next_expiry() => {}
+                    () = self.expiries.notified() => continue,
+                }
+                if let Err(why) = self.prune().await {
+                    warn!(%why, "expired registrations cannot be deleted; nobody has them any more all the same");
+                    tokio::time::sleep(LONGEST_NAP).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = expiring => {}
+            () = drain.cancelled() => {}
         }
     }
 
-    fn parse(self, id: &str) -> Option<Entry> {
-        Some(Entry {
-            id: id.into(),
-            spiffe_id: SpiffeId::workload(&self.spiffe_id).ok()?,
-            node: self.node.parse().ok()?,
-            selectors: self.selectors,
-            ttl: self.ttl_seconds.map(Duration::from_secs),
-            dns_names: self.dns_names,
-            hint: self.hint,
-        })
+    async fn next_expiry(&self) {
+        let Some(at) = self.read(table::Table::next_expiry) else { return std::future::pending().await };
+        // Naps, since it is the wall clock that says what has expired, and that may be stepped.
+        let left = symbolon_kit::clock::unix_ms(self.clock.now());
+        let left = Duration::from_millis(u64::try_from(at.saturating_mul(1000) - left).unwrap_or(0));
+        tokio::time::sleep(left.min(LONGEST_NAP)).await;
+    }
+
+    /// What has expired is told first: it is over even if the store cannot write.
+    async fn prune(&self) -> Result<(), Refused> {
+        let now = self.now();
+        let _writing = self.writing.lock().await;
+        let due = self.read(|table| table.expired(now));
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.write(|table| table.expire(&due, &|node| self.nodes.of(node), now));
+        for entry in &due {
+            info!(entry = %entry.id, id = %entry.spiffe_id, "registration expired");
+        }
+        self.perform(Plan { delete: due, ..Plan::default() }).await.map(drop)
     }
 }
 
-/// `kind:name:value` of a kind that some attestor produces.
-fn is_selector(text: &str) -> bool {
-    let mut parts = text.splitn(3, ':');
-    let (Some("unix"), Some(name), Some(value)) = (parts.next(), parts.next(), parts.next()) else { return false };
-    match name {
-        "uid" | "gid" | "supplementary_gid" => value.parse::<u32>().is_ok(),
-        "path" => value.starts_with('/') && value.len() <= 4096 && !value.contains('\0'),
-        "sha256" => value.len() == 64 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
-        _ => false,
-    }
-}
-
-fn is_dns_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 253
-        && name.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        })
+fn new_id() -> String {
+    octets::hex(&octets::random::<8>())
 }

@@ -3,6 +3,8 @@
 
 pub mod disk;
 pub mod memory;
+pub mod pkcs11;
+mod pool;
 pub mod soft;
 
 use std::fmt;
@@ -55,6 +57,7 @@ pub enum Place {
     #[default]
     Disk,
     Memory,
+    Pkcs11(pkcs11::Config),
 }
 
 /// A private key that may never be seen, only used.
@@ -129,10 +132,11 @@ impl Place {
     ///
     /// # Errors
     /// If it cannot be used.
-    pub fn open(&self, folder: &Path, _: &TrustDomain) -> Result<Arc<dyn KeyManager>, KeyError> {
+    pub fn open(&self, folder: &Path, trust_domain: &TrustDomain) -> Result<Arc<dyn KeyManager>, KeyError> {
         Ok(match self {
             Self::Disk => Arc::new(disk::Disk::open(folder)?),
             Self::Memory => Arc::new(memory::Memory::default()),
+            Self::Pkcs11(config) => Arc::new(pkcs11::open(config, trust_domain)?),
         })
     }
 }

@@ -67,6 +67,11 @@ impl Request {
         Ok(request)
     }
 
+    /// SHA-256 of the public key, to know it again.
+    pub fn key_hash(&self) -> [u8; 32] {
+        octets::sha256(key_bytes(&self.key))
+    }
+
     /// Whether it asks for any name.
     pub fn asks_for_names(&self) -> bool {
         !self.uris.is_empty() || !self.dns_names.is_empty() || self.other_names

@@ -11,14 +11,12 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use symbolon_kit::octets;
 use symbolon_kit::spiffe::bundle::Bundle;
-use symbolon_kit::spiffe::svid::validity;
-use symbolon_kit::spiffe::verify::{Anchors, Usage};
+use symbolon_kit::spiffe::svid::{key_id, validity};
+use symbolon_kit::spiffe::verify::{Anchors, Usage, uri_name_constraints};
 use symbolon_proto::ids::TrustDomain;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 
-use super::authority::kind::key_id;
 use super::keys::soft::SoftKey;
 use super::keys::{KeyError, RcgenKey, SigningKey as _, disk};
 use super::profile;
@@ -108,7 +106,7 @@ impl Upstream {
             lives.reduce(|all, one| (all.0.max(one.0), all.1.min(one.1))).unwrap_or((now, now));
         let upstream = Self {
             issuer: issuer.map_err(|e| UpstreamError::Refused(e.to_string()))?,
-            root: key_id(&root).unwrap_or_else(|| octets::hex(&octets::sha256(&root)[..20]).into()),
+            root: key_id(&root).unwrap_or_else(|| octets::hex(&octets::sha256(&root)[..20])).into(),
             subject: subject(&root),
             chain,
             roots,
@@ -174,7 +172,7 @@ fn check(certificate: &CertificateDer<'static>, depth: usize, now: SystemTime) -
     if constraints.value.path_len_constraint.is_some_and(|most| most < below) {
         return unfit("allows no authority below it: its path length is too short. One more is needed");
     }
-    if has_uri_constraints(&read) {
+    if uri_name_constraints(certificate) {
         return Err(UpstreamError::UriConstraints { subject: subject() });
     }
     let (start, end) = validity(certificate).unwrap_or((now, now));
@@ -182,12 +180,6 @@ fn check(certificate: &CertificateDer<'static>, depth: usize, now: SystemTime) -
         return Err(UpstreamError::Expired { subject: subject(), end });
     }
     if start > now { unfit("is not valid yet") } else { Ok(()) }
-}
-
-fn has_uri_constraints(certificate: &X509Certificate<'_>) -> bool {
-    let Some(constraints) = certificate.name_constraints().ok().flatten() else { return false };
-    let subtrees = [&constraints.value.permitted_subtrees, &constraints.value.excluded_subtrees];
-    subtrees.into_iter().flatten().flatten().any(|subtree| matches!(subtree.base, GeneralName::URI(_)))
 }
 
 fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
@@ -204,9 +196,8 @@ fn root_of(
     }
     let read = parsed(last)?;
     let signed = |root: &&CertificateDer<'static>| {
-        parsed(root).is_ok_and(|root| {
-            root.subject() == read.issuer() && read.verify_signature(Some(root.public_key())).is_ok()
-        })
+        parsed(root)
+            .is_ok_and(|root| root.subject() == read.issuer() && read.verify_signature(Some(root.public_key())).is_ok())
     };
     let found = roots.iter().find(signed).cloned();
     found.ok_or_else(|| UpstreamError::NoRoot(read.subject().to_string(), read.issuer().to_string()))
@@ -219,8 +210,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UpstreamErr
         return Err(failed(&"longer than 1 MiB"));
     }
     let pem = std::fs::read(path).map_err(|e| failed(&e))?;
-    let all: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).take(MAX_CERTIFICATES + 1).collect::<Result<_, _>>().map_err(|_| failed(&"not PEM"))?;
+    let all: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .take(MAX_CERTIFICATES + 1)
+        .collect::<Result<_, _>>()
+        .map_err(|_| failed(&"not PEM"))?;
     if all.is_empty() || all.len() > MAX_CERTIFICATES {
         return Err(failed(&format!("{} certificates in it; 1 to {MAX_CERTIFICATES} are meant", all.len())));
     }

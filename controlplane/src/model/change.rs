@@ -1,7 +1,9 @@
 //! What sources tell the state. Each variant is a whole statement about one thing: nothing is ever withdrawn by being absent
 //! from another statement (invariant I5).
 
-use symbolon_proto::ids::TrustDomain;
+use std::time::Duration;
+
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
 use super::{ImportedService, NodeName, PeerName, PeerState, ServiceName, Split, Workload};
 
@@ -18,6 +20,8 @@ pub enum Change {
     Import { peer: PeerName, service: ServiceName, imported: Option<ImportedService> },
     /// The weights of a federated service.
     Split { service: ServiceName, split: Split },
+    /// How long SVIDs of this identity live; `None`: as long as all others.
+    Lifetime { identity: SpiffeId, ttl: Option<Duration> },
 }
 
 /// A service of this mesh.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
@@ -21,6 +22,8 @@ pub struct MeshView {
     pub splits: BTreeMap<ServiceName, (Split, u64)>,
     pub peers: BTreeMap<PeerName, Arc<PeerView>>,
     pub workloads: BTreeMap<NodeName, Arc<[Workload]>>,
+    /// How long SVIDs of an identity live, where its registration says so.
+    pub lifetimes: BTreeMap<SpiffeId, Duration>,
 }
 
 /// A service of this mesh.
@@ -98,6 +101,7 @@ impl MeshView {
             splits: BTreeMap::new(),
             peers: BTreeMap::new(),
             workloads: BTreeMap::new(),
+            lifetimes: BTreeMap::new(),
         }
     }
 

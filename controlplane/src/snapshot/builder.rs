@@ -3,7 +3,7 @@
 //! ```text
 //!            node's workloads ──► Need, once per change of the node
 //!  arms of a service, by Arc  ──► Shape (EDS, accepted identities), once per change of one of its arms
-//!  identity × Shape           ──► CDS, shared by every proxy of that identity
+//!  identity × lifetime × Shape ─► CDS, shared by every proxy of that identity
 //!  listener, route            ──► by its inputs, shared by every proxy with the same
 //!  proxy with other needs, peers or weights ──► Draft ──check──► Snapshot
 //!  proxy with other endpoints               ──► its last Snapshot, patched       all others: the same resources, a new generation
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use symbolon_proto::ids::TrustDomain;
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
 use super::consistency::{Draft, Inconsistency, Splits};
 use super::need::{self, Need};
@@ -26,7 +26,7 @@ use crate::model::{MeshView, NodeName, PeerName, ProxyKey, ResourceType, Service
 #[derive(Clone, Debug)]
 pub struct Config {
     pub trust_domain: TrustDomain,
-    /// How long an SVID is valid; connections end before half of it has passed.
+    /// How long an SVID is valid whose registration does not say it; connections end before half of it has passed.
     pub svid_ttl: Duration,
 }
 
@@ -63,6 +63,8 @@ struct Proxy {
     need: Arc<Need>,
     /// Who may call each of the need's inbound workloads.
     callers: Vec<BTreeSet<TrustDomain>>,
+    /// Of its connections.
+    lifetime: Duration,
     /// `None` until the first that is consistent.
     published: Option<Arc<Snapshot>>,
     splits: Splits,
@@ -71,10 +73,10 @@ struct Proxy {
 // === impl Config ===
 
 impl Config {
-    /// The longest that a connection takes new requests. An SVID is renewed at 55 % of its life at the latest, so a connection may
-    /// begin with one that has 45 % left: half of its life would run on an expired one.
-    pub(super) fn connection_lifetime(&self) -> Duration {
-        (self.svid_ttl * 2 / 5).max(Duration::from_secs(1))
+    /// The longest that a connection of `identity` takes new requests. An SVID is renewed at 55 % of its life at the latest, so a
+    /// connection may begin with one that has 45 % left: half of its life would run on an expired one.
+    pub(super) fn connection_lifetime(&self, view: &MeshView, identity: &SpiffeId) -> Duration {
+        view.lifetimes.get(identity).copied().unwrap_or(self.svid_ttl) * 2 / 5
     }
 }
 
@@ -119,17 +121,20 @@ impl Builder {
 
     fn proxy(&mut self, view: &MeshView, need: Arc<Need>, known: Option<Proxy>, news: &News) -> Proxy {
         let callers: Vec<_> = need.inbound.iter().map(|one| need::callers(view, one.service.as_ref())).collect();
-        let same = known.as_ref().is_some_and(|known| Arc::ptr_eq(&known.need, &need) && known.callers == callers);
+        let lifetime = self.pool.lifetime(view, &need.key.identity);
+        let as_known =
+            |known: &Proxy| Arc::ptr_eq(&known.need, &need) && known.callers == callers && known.lifetime == lifetime;
+        let same = known.as_ref().is_some_and(as_known);
         let (published, splits) = known.map(|known| (known.published, known.splits)).unwrap_or_default();
         let held = self.held.contains_key(&need.key);
         let names_stay = same && need.services.is_disjoint(&news.splits);
         if names_stay && held && need.services.is_disjoint(&news.arms) {
-            return Proxy { need, callers, published, splits };
+            return Proxy { need, callers, lifetime, published, splits };
         }
         if let Some(last) = published.as_ref().filter(|_| names_stay && !held) {
             let resources = self.patched(view, &need, &last.resources, &news.arms);
             let published = Some(Arc::new(Snapshot { generation: view.generation, resources }));
-            return Proxy { need, callers, published, splits };
+            return Proxy { need, callers, lifetime, published, splits };
         }
         let draft = self.draft(view, &need, &callers);
         match draft.check(&splits) {
@@ -139,11 +144,11 @@ impl Builder {
                 let resources = last.filter(|last| same_resources(last, &draft.resources));
                 let resources = resources.unwrap_or_else(|| Arc::new(draft.resources));
                 let snapshot = Snapshot { generation: view.generation, resources };
-                Proxy { need, callers, published: Some(Arc::new(snapshot)), splits: draft.splits }
+                Proxy { need, callers, lifetime, published: Some(Arc::new(snapshot)), splits: draft.splits }
             }
             Err(why) => {
                 self.held.insert(need.key.clone(), why);
-                Proxy { need, callers, published, splits }
+                Proxy { need, callers, lifetime, published, splits }
             }
         }
     }
@@ -179,7 +184,7 @@ impl Builder {
     fn draft(&mut self, view: &MeshView, need: &Need, callers: &[BTreeSet<TrustDomain>]) -> Draft {
         let mut draft = Draft::default();
         for (workload, allowed) in need.inbound.iter().zip(callers) {
-            draft.add_listener(workload.inbound, self.pool.inbound_listener(&need.key.identity, workload));
+            draft.add_listener(workload.inbound, self.pool.inbound_listener(view, &need.key.identity, workload));
             draft.add(ResourceType::Route, self.pool.inbound_route(&workload.workload, allowed));
             for app in self.pool.apps(workload) {
                 draft.add(ResourceType::Cluster, app);

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use symbolon_proto::ids::SpiffeId;
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
 use cds::circuit_breakers::Thresholds;
 use cds::cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, TransportSocketMatch};
@@ -19,7 +19,6 @@ use eds::lb_endpoint::HostIdentifier;
 use http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
 
 use super::arm::Accept;
-use super::builder::Config;
 use super::endpoints::arm_label;
 use super::tls;
 use super::wire::{address, ads, duration, uint};
@@ -41,9 +40,14 @@ const MAX_RETRIES: u32 = 1_000;
 ///
 /// So a change of identities is a change of the cluster: no request is lost by it, but the counts of the running load report
 /// are (135 of 2,000 at a report per second, Envoy 1.40), for both arms alike.
-pub(super) fn arm(config: &Config, identity: &SpiffeId, accepts: &[Accept]) -> cds::Cluster {
+pub(super) fn arm(
+    trust_domain: &TrustDomain,
+    lifetime: Duration,
+    identity: &SpiffeId,
+    accepts: &[Accept],
+) -> cds::Cluster {
     let name = accepts.first().map(|own| own.arm.to_string()).unwrap_or_default();
-    let socket = |accept: &Accept| tls::upstream(identity, accept, &config.trust_domain);
+    let socket = |accept: &Accept| tls::upstream(identity, accept, trust_domain);
     let matches = accepts.iter().map(|accept| TransportSocketMatch {
         name: accept.arm.to_string(),
         r#match: Some(arm_label(&accept.arm)),
@@ -56,7 +60,7 @@ pub(super) fn arm(config: &Config, identity: &SpiffeId, accepts: &[Accept]) -> c
         eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), service_name: name.clone() }),
         transport_socket_matches: matches.collect(),
         transport_socket: Some(socket(&unmatched)),
-        typed_extension_protocol_options: protocol(mesh_options(config)),
+        typed_extension_protocol_options: protocol(mesh_options(lifetime)),
         outlier_detection: Some(outlier_detection()),
         ..common(name)
     }
@@ -149,7 +153,7 @@ fn outlier_detection() -> cds::OutlierDetection {
     }
 }
 
-fn mesh_options(config: &Config) -> http::HttpProtocolOptions {
+fn mesh_options(lifetime: Duration) -> http::HttpProtocolOptions {
     let h2 = core::Http2ProtocolOptions {
         connection_keepalive: Some(core::KeepaliveSettings {
             interval: duration(KEEPALIVE),
@@ -160,7 +164,7 @@ fn mesh_options(config: &Config) -> http::HttpProtocolOptions {
     };
     http::HttpProtocolOptions {
         common_http_protocol_options: Some(core::HttpProtocolOptions {
-            max_connection_duration: duration(config.connection_lifetime()),
+            max_connection_duration: duration(lifetime),
             ..Default::default()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {

@@ -2,6 +2,7 @@
 //! their routes from RDS under their own name, so that they themselves hardly ever change.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -18,13 +19,12 @@ use hcm::http_connection_manager::{
     ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails,
 };
 
-use super::builder::Config;
 use super::routes::{INTERRUPTED, MARKER, RBAC_FILTER, UNDELIVERED};
 use super::tls;
 use super::wire::{address, ads, boolean, duration, overwrite};
 
 /// Where the Envoy beside a workload accepts mTLS for it.
-pub(super) fn inbound(config: &Config, name: &str, at: SocketAddr, identity: &SpiffeId) -> lds::Listener {
+pub(super) fn inbound(lifetime: Duration, name: &str, at: SocketAddr, identity: &SpiffeId) -> lds::Listener {
     // Without the route's own rules nobody passes.
     let nobody = rbac_filter::Rbac {
         rules: Some(rbac::Rbac { action: rbac::rbac::Action::Allow.into(), ..Default::default() }),
@@ -34,7 +34,7 @@ pub(super) fn inbound(config: &Config, name: &str, at: SocketAddr, identity: &Sp
         http_filters: vec![filter(RBAC_FILTER, pack_any(nobody)), router()],
         // The client ends its connections by the same time; this is for clients that are not ours.
         common_http_protocol_options: Some(core::HttpProtocolOptions {
-            max_connection_duration: duration(config.connection_lifetime()),
+            max_connection_duration: duration(lifetime),
             ..Default::default()
         }),
         use_remote_address: boolean(true), // a client elsewhere has no say in this Envoy's retries and timeouts

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::{Message, Name};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
@@ -42,13 +43,15 @@ struct Shape {
 #[derive(Debug)]
 struct Seen {
     accepts: Arc<[Accept]>,
+    /// Of its connections.
+    lifetime: Duration,
     cluster: Arc<Resource>,
 }
 
 /// What a listener, inbound route or application's cluster is made of.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
-    InboundListener(SpiffeId, Arc<str>, SocketAddr),
+    InboundListener(SpiffeId, Arc<str>, SocketAddr, Duration),
     InboundRoute(Arc<str>, BTreeSet<TrustDomain>),
     App(Arc<str>, SocketAddr, Speaks),
     OutboundListener(SocketAddr),
@@ -63,6 +66,11 @@ impl Pool {
             routes: HashMap::new(),
             others: HashMap::new(),
         }
+    }
+
+    /// How long connections of `identity` may live.
+    pub(super) fn lifetime(&self, view: &MeshView, identity: &SpiffeId) -> Duration {
+        self.config.connection_lifetime(view, identity)
     }
 
     /// Takes in what `view` says of the arms in use; names the services of those that are different now.
@@ -109,23 +117,27 @@ impl Pool {
         let shape = &self.shapes[of];
         let seen = self.clusters.entry(identity.clone()).or_default();
         let known = seen.get(of);
-        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.accepts, &shape.accepts)) {
+        let lifetime = self.config.connection_lifetime(view, identity);
+        let same = |known: &&Seen| Arc::ptr_eq(&known.accepts, &shape.accepts) && known.lifetime == lifetime;
+        if let Some(known) = known.filter(same) {
             return (known.cluster.clone(), shape.assignment.clone());
         }
         let name = &shape.assignment.name;
-        let message = clusters::arm(&self.config, identity, &shape.accepts);
+        let message = clusters::arm(&self.config.trust_domain, lifetime, identity, &shape.accepts);
         let fresh = Resource::encode(name, &message, vec![(ResourceType::Endpoint, name.clone())]);
         let cluster = kept(known.map(|known| &known.cluster), fresh);
-        seen.insert(of.clone(), Seen { accepts: shape.accepts.clone(), cluster: cluster.clone() });
+        seen.insert(of.clone(), Seen { accepts: shape.accepts.clone(), lifetime, cluster: cluster.clone() });
         (cluster, shape.assignment.clone())
     }
 
-    pub(super) fn inbound_listener(&mut self, identity: &SpiffeId, of: &Inbound) -> Arc<Resource> {
+    pub(super) fn inbound_listener(&mut self, view: &MeshView, identity: &SpiffeId, of: &Inbound) -> Arc<Resource> {
         let name = inbound_name(&of.workload);
-        let config = &self.config;
-        let key = Key::InboundListener(identity.clone(), of.workload.clone(), of.inbound);
-        let make =
-            || encode(&name, &listeners::inbound(config, &name, of.inbound, identity), [(ResourceType::Route, &*name)]);
+        let lifetime = self.config.connection_lifetime(view, identity);
+        let key = Key::InboundListener(identity.clone(), of.workload.clone(), of.inbound, lifetime);
+        let make = || {
+            let listener = listeners::inbound(lifetime, &name, of.inbound, identity);
+            encode(&name, &listener, [(ResourceType::Route, &*name)])
+        };
         self.others.entry(key).or_insert_with(make).clone()
     }
 

@@ -374,9 +374,41 @@ fn no_connection_outlives_the_svid_that_it_began_with() {
     for ttl in [10, 60, 600, 3_600, 86_400].map(Duration::from_secs) {
         let (from, to) = (issued - Duration::from_secs(10), issued + ttl); // dated back for clocks that are behind
         let latest = (0..1_000).map(|_| renew_at(from, to, &mut rng)).max().unwrap();
-        let config = Config { trust_domain: "a.example".parse().unwrap(), svid_ttl: ttl };
-        assert!(latest + config.connection_lifetime() < to, "{ttl:?}");
+        // As the default of all, and as one registration's own.
+        let config = |svid_ttl| Config { trust_domain: "a.example".parse().unwrap(), svid_ttl };
+        let (mut view, identity) = (mesh(), CHECKOUT.parse().unwrap());
+        assert!(latest + config(ttl).connection_lifetime(&view, &identity) < to, "{ttl:?}");
+        view.lifetimes.insert(identity.clone(), ttl);
+        assert!(latest + config(ttl * 2).connection_lifetime(&view, &identity) < to, "{ttl:?}");
     }
+}
+
+#[test]
+fn the_connections_of_an_identity_end_by_its_own_lifetime() {
+    let (mut builder, mut view) = (builder(), mesh());
+    let lifetime = |set: &SnapshotSet| {
+        let cluster: cds::Cluster = of(&checkout(set), ResourceType::Cluster, "payments.shop");
+        let options: http::HttpProtocolOptions =
+            unpack(cluster.typed_extension_protocol_options.values().next().unwrap());
+        options.common_http_protocol_options.unwrap().max_connection_duration.unwrap().seconds
+    };
+    let inbound = |set: &SnapshotSet| {
+        let listener: lds::Listener = of(&set.proxies[&key("n2", PAY_A)], ResourceType::Listener, "inbound|pay-1");
+        let filter = listener.filter_chains[0].filters[0].config_type.clone().unwrap();
+        let lds::filter::ConfigType::TypedConfig(config) = filter else { panic!("typed") };
+        let manager: hcm::HttpConnectionManager = unpack(&config);
+        manager.common_http_protocol_options.unwrap().max_connection_duration.unwrap().seconds
+    };
+    let set = builder.build(&view);
+    assert_eq!((lifetime(&set), inbound(&set)), (24, 24));
+    view.lifetimes.insert(CHECKOUT.parse().unwrap(), Duration::from_secs(30));
+    view.generation += 1;
+    let set = builder.build(&view);
+    assert_eq!((lifetime(&set), inbound(&set)), (12, 24), "each by its own");
+    view.lifetimes = [(PAY_A.parse().unwrap(), Duration::from_secs(10))].into();
+    view.generation += 1;
+    let set = builder.build(&view);
+    assert_eq!((lifetime(&set), inbound(&set)), (24, 4));
 }
 
 // === routes ===

@@ -19,6 +19,8 @@ pub fn apply(view: &mut MeshView, change: Change) {
         Change::Peer { peer, trust_domain, state } => peer_state(view, peer, trust_domain, state),
         Change::Import { peer, service, imported } => import(view, &peer, service, imported, next),
         Change::Split { service, split } => set_split(view, service, split, next),
+        Change::Lifetime { identity, ttl: Some(ttl) } => view.lifetimes.insert(identity, ttl) != Some(ttl),
+        Change::Lifetime { identity, ttl: None } => view.lifetimes.remove(&identity).is_some(),
     };
     if changed {
         view.generation = next;

@@ -24,6 +24,11 @@ pub fn token(hash: &str) -> Key {
     key(format!("identity/tokens/{hash}"))
 }
 
+/// What is known of join tokens beyond each of them.
+pub fn token_ledger() -> Key {
+    key("identity/token-ledger".into())
+}
+
 /// All join tokens.
 pub fn tokens() -> Prefix {
     Prefix("identity/tokens/".into())

@@ -61,8 +61,8 @@ impl Ads {
     }
 
     fn node(&self, peer: Option<&PeerIdentity>) -> Result<NodeName, Refusal> {
-        let id = peer.and_then(|peer| peer.id.as_ref()).ok_or(Refusal::Anonymous)?;
-        self.0.admission.node_of(id).ok_or_else(|| Refusal::NotANode(id.clone()))
+        let (id, serial) = peer.and_then(|peer| Some((peer.id.as_ref()?, &*peer.serial))).ok_or(Refusal::Anonymous)?;
+        self.0.admission.node_of(id, serial).ok_or_else(|| Refusal::NotANode(id.clone()))
     }
 }
 

@@ -10,7 +10,7 @@ fn said<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> wire::Bundles {
 }
 
 fn sequences(book: &Book) -> Vec<(&str, u64)> {
-    book.table().values().map(|bundle| (bundle.trust_domain.as_str(), bundle.sequence)).collect()
+    book.trust().bundles.values().map(|bundle| (bundle.trust_domain.as_str(), bundle.sequence)).collect()
 }
 
 #[test]
@@ -61,12 +61,38 @@ fn what_is_written_down_reads_back() {
     let _ = book.apply(&said([&a.bundle_at(2), &b.bundle()]), now());
     let mut again = Book::new(a.bundle());
     assert_eq!(again.apply(&book.to_wire(), now()), (true, vec![]));
-    assert_eq!(again.table(), book.table());
+    assert_eq!(again.trust(), book.trust());
 }
 
 #[test]
-fn w_7_authorities_are_der_one_after_the_other() {
-    let (one, two) = (Ca::new("a.example").bundle().x509[0].clone(), Ca::new("a.example").bundle().x509[0].clone());
-    let bundle = Bundle { x509: vec![one.clone(), two.clone()], ..Ca::new("a.example").bundle() };
-    assert_eq!(der(&bundle), [&one[..], &two[..]].concat());
+fn taints_are_part_of_the_full_state_and_are_written_down() {
+    let a = Ca::new("a.example");
+    let mut book = Book::new(a.bundle());
+    let tainted = wire::Bundles {
+        tainted_x509: vec!["AB01".into()],
+        tainted_jwt: vec!["Key-1".into()],
+        incubating: true,
+        ..said([&a.bundle()])
+    };
+    let before = book.trust().bundles.clone();
+    assert_eq!(book.apply(&tainted, now()), (true, vec![]));
+    assert_eq!(book.apply(&tainted, now()), (false, vec![]));
+    assert!(book.trust().tainted.x509.contains("ab01") && book.trust().tainted.jwt.contains("Key-1"));
+    assert!(book.trust().incubating);
+    assert!(Arc::ptr_eq(&before, &book.trust().bundles), "the bundles themselves are the same");
+    let mut again = Book::new(a.bundle());
+    let _ = again.apply(&book.to_wire(), now());
+    assert_eq!(again.trust(), book.trust());
+    assert_eq!(book.apply(&said([&a.bundle()]), now()), (true, vec![]));
+    assert_eq!(*book.trust().tainted, Tainted::default());
+}
+
+#[test]
+fn more_taints_than_a_trust_domain_has_authorities_are_refused() {
+    let a = Ca::new("a.example");
+    let mut book = Book::new(a.bundle());
+    let many = wire::Bundles { tainted_jwt: (0..300).map(|at| at.to_string()).collect(), ..said([&a.bundle()]) };
+    let (changed, rejected) = book.apply(&many, now());
+    assert!(!changed);
+    assert_eq!(rejected[0].label(), "too_many");
 }

@@ -24,12 +24,12 @@ fn a_caller_gets_the_entries_whose_selectors_are_all_its_own_in_their_order() {
 #[test]
 fn the_local_file_narrows_an_identity_and_never_widens_it() {
     let mut view = view(&Ca::new("a.example"), vec![(entry("e", ID, &["unix:uid:1"]), Holding::Pending)]);
-    view.workloads = Arc::from([workload("one", ID, &["unix:gid:7"]), workload("two", ID, &["unix:gid:8"])]);
+    view.narrow(&[workload("one", ID, &["unix:gid:7"]), workload("two", ID, &["unix:gid:8"])]);
     assert_eq!(ids(&view, &["unix:uid:1", "unix:gid:7"]), ["e"]);
     assert_eq!(ids(&view, &["unix:uid:1", "unix:gid:8"]), ["e"]);
     assert!(ids(&view, &["unix:uid:1", "unix:gid:9"]).is_empty());
     assert!(ids(&view, &["unix:uid:2", "unix:gid:7"]).is_empty(), "the entry still decides");
-    view.workloads = Arc::from([workload("free", ID, &[]), workload("other", "spiffe://a.example/x", &["unix:gid:9"])]);
+    view.narrow(&[workload("free", ID, &[]), workload("other", "spiffe://a.example/x", &["unix:gid:9"])]);
     assert_eq!(ids(&view, &["unix:uid:1"]), ["e"], "a workload without selectors narrows nothing");
 }
 
@@ -42,7 +42,7 @@ fn what_no_honest_control_plane_sends_is_no_entry() {
         selectors: vec!["unix:uid:1".into()],
         ..Default::default()
     };
-    assert!(Entry::parse(good.clone(), &own).is_some());
+    assert!(Entry::parse(&good, &own).is_some());
     for bad in [
         node::Entry { selectors: Vec::new(), ..good.clone() },
         node::Entry { spiffe_id: "spiffe://b.example/w".into(), ..good.clone() },
@@ -50,6 +50,6 @@ fn what_no_honest_control_plane_sends_is_no_entry() {
         node::Entry { spiffe_id: "spiffe://a.example/symbolon/controlplane/0".into(), ..good.clone() },
         node::Entry { spiffe_id: "garbage".into(), ..good },
     ] {
-        assert!(Entry::parse(bad.clone(), &own).is_none(), "{bad:?}");
+        assert!(Entry::parse(&bad, &own).is_none(), "{bad:?}");
     }
 }

@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use tonic::Status;
 
 use super::TYPE_URL;
-use super::secret::{Detail, Found, Rendered};
+use super::secret::{Detail, Found, Rendered, Source};
 
 /// Names of one stream.
 const MAX_NAMES: usize = 512;
@@ -37,6 +37,8 @@ pub(super) struct Session<D> {
 #[derive(Debug, Default)]
 struct Name {
     told: Told,
+    /// What was told last; while it is the same there is nothing to say.
+    from: Option<Source>,
     /// Sent and not answered; only the last of a name matters.
     in_flight: Option<(String, Detail)>,
 }
@@ -112,7 +114,7 @@ impl<D: Dialect> Session<D> {
         }
         for name in said.subscribe {
             let told = said.has.get(&name).map_or(Told::Untold, |version| Told::Sent(version.clone()));
-            self.names.insert(name, Name { told, in_flight: None });
+            self.names.insert(name, Name { told, from: None, in_flight: None });
         }
         if self.names.len() > MAX_NAMES || self.names.keys().any(|name| name.len() > MAX_NAME_BYTES) {
             return Err(Status::resource_exhausted(format!("at most {MAX_NAMES} names of {MAX_NAME_BYTES} bytes")));
@@ -136,15 +138,21 @@ impl<D: Dialect> Session<D> {
     /// What this stream is to be told now; `denied` hears each name once that is refused.
     pub(super) fn owed(
         &mut self,
-        mut find: impl FnMut(&str) -> Found,
+        find: impl Fn(&str) -> Found,
+        render: impl Fn(&str, &Source) -> Rendered,
         mut denied: impl FnMut(&str, &'static str),
     ) -> Vec<D::Response> {
         let mut owed = Vec::new();
         for (text, name) in &mut self.names {
             match find(text) {
                 Found::Pending => {}
-                Found::Secret(secret) if matches!(&name.told, Told::Sent(version) if *version == secret.version) => {}
-                Found::Secret(secret) => {
+                Found::Secret(source) if name.from.as_ref().is_some_and(|from| from.is(&source)) => {}
+                Found::Secret(source) => {
+                    let secret = render(text, &source);
+                    name.from = Some(source);
+                    if matches!(&name.told, Told::Sent(version) if *version == secret.version) {
+                        continue; // the same content once more, or what a former stream was told
+                    }
                     self.nonce += 1;
                     let nonce = self.nonce.to_string();
                     name.told = Told::Sent(secret.version.clone());
@@ -154,7 +162,7 @@ impl<D: Dialect> Session<D> {
                 Found::Denied(_) if name.told == Told::Denied => {}
                 Found::Denied(why) => {
                     self.nonce += 1;
-                    *name = Name { told: Told::Denied, in_flight: None };
+                    *name = Name { told: Told::Denied, from: None, in_flight: None };
                     denied(text, why);
                     owed.extend(D::removed(text, self.nonce.to_string()));
                 }

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::TYPE_URL;
+use crate::config::Header;
 use crate::identity::Holding;
 use crate::svid::pem;
 use crate::testing::{Agent, Ca, bundles, entry, eventually, my_uid, soon, view, with_header};
@@ -349,5 +350,72 @@ async fn another_type_and_too_many_names_end_the_stream_with_the_reason() {
     ] {
         let mut stream = Delta::open_with(&agent, first).await;
         assert_eq!(soon(stream.rx.message()).await.unwrap_err().code(), code);
+    }
+}
+
+#[tokio::test]
+async fn bad_149_an_operator_may_do_without_the_header_on_sds_alone() {
+    let ca = Ca::new("a.example");
+    let held = vec![(entry("web", WEB, &[&my_uid()]), valid(&ca.svid(WEB)))];
+    let agent = Agent::start_with(view(&ca, held), Header::Optional, 4);
+    let mut client = SecretDiscoveryServiceClient::new(agent.channel());
+    let answer = soon(client.fetch_secrets(Sotw::request(&[WEB], "", ""))).await.unwrap().into_inner();
+    assert_eq!(answer.resources.len(), 1);
+    let mut api = symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient::new(agent.channel());
+    let refused = api.fetch_x509svid(symbolon_proto::workload::X509svidRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn f_18_a_trust_domain_that_is_ended_or_not_the_callers_is_taken_out_of_envoy() {
+    let (a, b, d) = (Ca::new("a.example"), Ca::new("b.example"), Ca::new("d.example"));
+    let (agent, _) = agent(&a);
+    agent.change(|view| view.bundles = bundles(&[&a, &b, &d]));
+    let mut stream = Delta::open(&agent, WEB, &["ALL", "spiffe://b.example", "spiffe://d.example"]).await;
+    assert_eq!(domains(&secret(&stream.next().await)), ["a.example", "b.example"], "its entry names no d.example");
+    assert_eq!(domains(&secret(&stream.next().await)), ["b.example"]);
+    assert_eq!(stream.next().await.removed_resources, ["spiffe://d.example"]);
+    agent.change(|view| view.bundles = bundles(&[&a, &d]));
+    assert_eq!(domains(&secret(&stream.next().await)), ["a.example"]);
+    assert_eq!(stream.next().await.removed_resources, ["spiffe://b.example"]);
+}
+
+/// A thousand proxies of as many identities: what changes for one costs the others next to nothing, and a rotation of all reaches all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_streams_each_hear_of_their_own_rotation_once() {
+    const STREAMS: usize = 1000;
+    let ca = Ca::new("a.example");
+    let names: Vec<_> = (0..STREAMS).map(|at| format!("spiffe://a.example/w{at}")).collect();
+    let held = |names: &[String]| {
+        let one = |name: &String| (entry(name, name, &[&my_uid()]), valid(&ca.svid(name)));
+        names.iter().map(one).collect::<Vec<_>>()
+    };
+    let agent = Agent::start_with(view(&ca, held(&names)), Header::Required, STREAMS);
+    let mut streams = Vec::new();
+    for name in &names {
+        streams.push(Delta::open(&agent, name, &[name, "ALL"]).await);
+    }
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.resources[0].name, "ALL");
+        stream.next().await;
+    }
+    // Batch by batch, as the cache publishes them.
+    let began = tokio::time::Instant::now();
+    for batch in 0..STREAMS / 50 {
+        let fresh = held(&names[batch * 50..(batch + 1) * 50]);
+        agent.change(|view| {
+            for (at, (_, holding)) in fresh.into_iter().enumerate() {
+                view.held[batch * 50 + at].holding = holding;
+            }
+        });
+    }
+    for (stream, name) in streams.iter_mut().zip(&names) {
+        let response = stream.next().await;
+        assert_eq!(response.resources[0].name, *name);
+    }
+    println!("{STREAMS} streams heard of their rotation within {:?}", began.elapsed());
+    agent.change(|view| view.bundles = bundles(&[&ca, &Ca::new("b.example")]));
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.resources[0].name, "ALL", "and of nothing else before the next change");
     }
 }

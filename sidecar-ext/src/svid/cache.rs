@@ -1,33 +1,39 @@
-//! The task that owns every slot: mints for all entries ahead of demand, in batches, renews, writes down, and publishes one
-//! [`View`] of all that may be served.
+//! The task that owns every slot: mints for all entries ahead of demand, in batches, renews, replaces at once what a tainted
+//! authority signed, writes down, and publishes one [`View`] of all that may be served.
 
-use std::collections::BTreeMap;
+mod kept;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Gauge, Metrics};
-use symbolon_kit::octets;
-use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
-use symbolon_kit::spiffe::verify::BundleTable;
+use symbolon_kit::spiffe::svid::{PrivateKey, new_key};
 use symbolon_proto::node as wire;
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use super::pem;
-use super::slot::{Effect, Event, Slot};
+use super::slot::{Effect, Event};
+use super::{is_tainted, pem};
+use crate::bundle::{Shelf, Tainted, Trust};
 use crate::config::Workload;
-use crate::identity::{Entry, Held, Holding, View};
+use crate::identity::{Entry, Holding, Index, Narrowing, View};
 use crate::keep::Keep;
-use crate::upstream::{EntryList, Handle, join};
+use crate::upstream::{EntryList, Handle};
+use kept::{Kept, accept, file_name, outcome};
 
 /// CSRs of one request.
 const BATCH: usize = 50;
+/// Requests side by side: while one is signed and written to the audit log, the keys of the next are made.
+const REQUESTS: usize = 4;
 /// The clock is looked at this often at least: it may be set, and a suspended machine does not count its sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -47,7 +53,7 @@ impl Minter for Handle {
 #[derive(Debug)]
 pub struct Inputs {
     pub entries: watch::Receiver<Option<EntryList>>,
-    pub bundles: watch::Receiver<Arc<BundleTable>>,
+    pub trust: watch::Receiver<Arc<Trust>>,
     pub workloads: watch::Receiver<Arc<[Workload]>>,
 }
 
@@ -83,18 +89,19 @@ pub struct Cache<M> {
     rng: StdRng,
     counts: Counts,
     inputs: Inputs,
+    /// The entries that live, in the control plane's order.
     order: EntryList,
-    slots: BTreeMap<Arc<str>, Kept>,
+    /// When the first of them ends.
+    ends: Option<SystemTime>,
+    slots: HashMap<Arc<str>, Kept>,
+    /// What the view is made of, made anew only when it changes.
+    index: Arc<Index>,
+    shelf: Arc<Shelf>,
+    narrowing: Arc<Narrowing>,
+    tainted: Arc<Tainted>,
     view: watch::Sender<Arc<View>>,
     /// Set when what is published no longer says what is held.
     stale: bool,
-}
-
-struct Kept {
-    entry: Arc<Entry>,
-    slot: Slot,
-    /// Of the request under way; an answer to an earlier one is dropped.
-    key: Option<PrivateKey>,
 }
 
 /// A batch under way.
@@ -116,19 +123,37 @@ impl<M: Minter> Cache<M> {
     /// Takes what a former run wrote down, for the entries known now, and publishes it: whoever asks first is served from it.
     pub fn new(minter: Arc<M>, setup: Setup, inputs: Inputs, view: watch::Sender<Arc<View>>) -> Self {
         let Setup { keep, clock, seed, counts } = setup;
-        let rng = StdRng::seed_from_u64(seed);
-        let (order, slots) = (Arc::from([]), BTreeMap::new());
-        let mut cache = Self { minter, keep, clock, rng, counts, inputs, order, slots, view, stale: true };
+        let mut cache = Self {
+            minter,
+            keep,
+            clock,
+            rng: StdRng::seed_from_u64(seed),
+            counts,
+            inputs,
+            order: Arc::from([]),
+            ends: None,
+            slots: HashMap::new(),
+            index: Arc::default(),
+            shelf: Arc::default(),
+            narrowing: Arc::default(),
+            tainted: Arc::default(),
+            view,
+            stale: true,
+        };
+        cache.take_trust();
+        cache.take_workloads();
         cache.take_entries();
         cache.publish();
         cache
     }
 
     pub async fn run(mut self, drain: Drain) {
-        let mut asking: Option<BoxFuture<'static, Answer>> = None;
+        let mut asking: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
         loop {
-            if asking.is_none() {
-                asking = self.ask();
+            while asking.len() < REQUESTS
+                && let Some(request) = self.ask()
+            {
+                asking.push(request);
             }
             self.publish();
             let sleep = self.sleep();
@@ -138,60 +163,117 @@ impl<M: Minter> Cache<M> {
                     if changed.is_err() { return }
                     self.take_entries();
                 }
-                Ok(()) = self.inputs.bundles.changed() => self.stale = true,
-                Ok(()) = self.inputs.workloads.changed() => self.stale = true,
-                answer = pending(&mut asking) => {
-                    asking = None;
-                    self.answered(answer);
-                }
+                Ok(()) = self.inputs.trust.changed() => self.take_trust(),
+                Ok(()) = self.inputs.workloads.changed() => self.take_workloads(),
+                Some(answer) = asking.next() => self.answered(answer),
                 () = tokio::time::sleep(sleep) => self.tick(),
             }
         }
     }
 
-    /// Brings the slots in line with the entries: new ones are wanted, gone ones are forgotten.
+    /// Brings the slots in line with the entries: new ones are wanted, gone and ended ones are forgotten.
     fn take_entries(&mut self) {
         let Some(entries) = self.inputs.entries.borrow_and_update().clone() else { return };
+        let first = self.slots.is_empty();
         let now = self.clock.now();
-        let mut slots = BTreeMap::new();
-        for entry in &*entries {
-            let kept = match self.slots.remove(&entry.id) {
-                Some(kept) if kept.entry == *entry => kept,
-                Some(kept) if kept.entry.spiffe_id == entry.spiffe_id => kept.changed(entry.clone(), now),
-                _ => self.restored(entry.clone(), now),
-            };
-            slots.insert(entry.id.clone(), kept);
+        let living: EntryList = if entries.iter().all(|entry| entry.lives(now)) {
+            entries
+        } else {
+            entries.iter().filter(|entry| entry.lives(now)).cloned().collect()
+        };
+        for entry in &*living {
+            match self.slots.get_mut(&entry.id) {
+                Some(kept) if Arc::ptr_eq(&kept.entry, entry) => {}
+                Some(kept) if kept.entry.spiffe_id == entry.spiffe_id => kept.change(entry.clone(), now),
+                _ => {
+                    let kept = self.restored(entry.clone(), now);
+                    self.slots.insert(entry.id.clone(), kept);
+                }
+            }
         }
-        for gone in self.slots.keys() {
-            info!(entry = %gone, "no longer an entry of this node");
-            self.forget(&file_name(gone));
-        }
-        self.slots = slots;
-        self.order = entries;
+        self.ends = living.iter().filter_map(|entry| entry.expires_at).min();
+        self.index = Arc::new(Index::new(&living));
+        self.order = living;
         self.stale = true;
+        self.forget_others();
+        if first {
+            self.sweep();
+        }
         self.tick();
-        self.sweep();
+    }
+
+    /// Drops the slots, and the keys, of what is no entry any more.
+    fn forget_others(&mut self) {
+        if self.slots.len() == self.order.len() {
+            return; // every entry has a slot, so none is left over
+        }
+        let wanted: BTreeSet<_> = self.order.iter().map(|entry| entry.id.clone()).collect();
+        let gone: Vec<_> = self.slots.keys().filter(|id| !wanted.contains(*id)).cloned().collect();
+        for id in gone {
+            info!(entry = %id, "no longer an entry of this node");
+            self.slots.remove(&id);
+            self.forget(&file_name(&id));
+        }
+    }
+
+    /// What is trusted, and what is to be replaced: all SVIDs of a tainted authority at once, the old ones being served meanwhile.
+    fn take_trust(&mut self) {
+        let trust = self.inputs.trust.borrow_and_update().clone();
+        if !Arc::ptr_eq(self.shelf.table(), &trust.bundles) {
+            let own = self.view.borrow().trust_domain.clone();
+            self.shelf = Arc::new(Shelf::new(own, trust.bundles.clone()));
+        }
+        self.stale = true;
+        if self.tainted == trust.tainted {
+            return;
+        }
+        self.tainted = trust.tainted.clone();
+        let now = self.clock.now();
+        let mut replaced = 0;
+        for kept in self.slots.values_mut() {
+            if kept.slot.svid().is_some_and(|svid| is_tainted(&svid.chain, &self.tainted)) {
+                kept.step(Event::Tainted, now, &mut self.rng);
+                replaced += 1;
+            }
+        }
+        if replaced > 0 {
+            warn!(svids = replaced, "an authority is tainted: what it signed is replaced");
+        }
+        self.tick();
+    }
+
+    fn take_workloads(&mut self) {
+        self.narrowing = Arc::new(Narrowing::new(&self.inputs.workloads.borrow_and_update()));
+        self.stale = true;
     }
 
     /// A slot with what a former run wrote down for this entry, if it is of use.
     fn restored(&mut self, entry: Arc<Entry>, now: SystemTime) -> Kept {
-        let mut slot = Slot::wanted(now);
-        let found = match self.keep.load(&file_name(&entry.id)) {
+        let mut kept = Kept::wanted(entry, now);
+        let found = match self.keep.load(&file_name(&kept.entry.id)) {
             Ok(found) => found.and_then(|text| pem::decode(&text).ok()),
             Err(why) => {
                 warn!(%why, "an SVID on disk may not be used");
                 None
             }
         };
-        if let Some(svid) = found.filter(|svid| svid.id == entry.spiffe_id && svid.not_after > now) {
-            (slot, _) = slot.step(Event::Issued(Arc::new(svid)), now, &mut self.rng);
+        if let Some(svid) = found.filter(|svid| svid.id == kept.entry.spiffe_id && svid.not_after > now) {
+            let tainted = is_tainted(&svid.chain, &self.tainted);
+            kept.step(Event::Issued(Arc::new(svid)), now, &mut self.rng);
+            if tainted {
+                kept.step(Event::Tainted, now, &mut self.rng);
+            }
         }
-        Kept { entry, slot, key: None }
+        kept
     }
 
     fn tick(&mut self) {
         let now = self.clock.now();
-        for kept in self.slots.values_mut() {
+        if self.ends.is_some_and(|end| end <= now) {
+            self.ends = None;
+            self.inputs.entries.mark_changed(); // looked at again, and what has ended left out
+        }
+        for kept in self.slots.values_mut().filter(|kept| kept.slot.wakes().is_some_and(|at| at <= now)) {
             let held = kept.slot.svid().is_some();
             for effect in kept.step(Event::Tick, now, &mut self.rng) {
                 if effect == Effect::Publish {
@@ -209,19 +291,22 @@ impl<M: Minter> Cache<M> {
     fn ask(&mut self) -> Option<BoxFuture<'static, Answer>> {
         let mut asked = Asked::new();
         let mut csrs = Vec::new();
-        let wanting = self.slots.values_mut().filter(|kept| kept.wants());
-        for kept in wanting.take(BATCH) {
+        for entry in &*self.order {
+            let Some(kept) = self.slots.get_mut(&entry.id).filter(|kept| kept.wants()) else { continue };
             match new_key() {
                 Ok((key, csr)) => {
                     kept.key = Some(key.clone());
-                    csrs.push(wire::Csr { entry_id: kept.entry.id.to_string(), csr: csr.into() });
-                    asked.push((kept.entry.id.clone(), key));
+                    csrs.push(wire::Csr { entry_id: entry.id.to_string(), csr: csr.into() });
+                    asked.push((entry.id.clone(), key));
                 }
                 Err(why) => {
                     self.counts.failed.inc(&[("reason", "key")]);
                     warn!(%why, "no key could be made");
                     kept.step(Event::Failed, self.clock.now(), &mut self.rng);
                 }
+            }
+            if asked.len() == BATCH {
+                break;
             }
         }
         if asked.is_empty() {
@@ -239,34 +324,42 @@ impl<M: Minter> Cache<M> {
         let outcomes: Vec<Result<wire::Svid, String>> = match answer {
             Ok(results) => results.into_iter().map(outcome).collect(),
             Err(status) => {
-                warn!(code = ?status.code(), why = status.message(), "SVIDs could not be minted; those held are served on");
                 self.counts.failed.inc(&[("reason", "unanswered")]);
+                warn!(code = ?status.code(), why = status.message(), svids = asked.len(), "no answer to a request for SVIDs");
                 asked.iter().map(|_| Err(String::new())).collect()
             }
         };
-        let now = self.clock.now();
         for ((id, key), outcome) in asked.into_iter().zip(outcomes) {
-            let Some(kept) = self.slots.get_mut(&id) else { continue };
-            if kept.key.as_ref().is_none_or(|asked| asked.pkcs8() != key.pkcs8()) {
-                continue;
-            }
-            kept.key = None;
-            let event = match outcome.and_then(|svid| accept(svid, key, &kept.entry)) {
-                Ok(svid) => {
-                    self.counts.minted.inc(&[]);
-                    write_down(&self.keep, &id, &svid);
-                    Event::Issued(Arc::new(svid))
-                }
-                Err(why) => {
-                    if !why.is_empty() {
-                        self.counts.failed.inc(&[("reason", "refused")]);
-                        warn!(id = %kept.entry.spiffe_id, why, "no SVID");
-                    }
-                    Event::Failed
-                }
-            };
-            self.stale |= kept.step(event, now, &mut self.rng).contains(&Effect::Publish);
+            self.settle(&id, key, outcome);
         }
+    }
+
+    fn settle(&mut self, id: &Arc<str>, key: PrivateKey, outcome: Result<wire::Svid, String>) {
+        let Some(kept) = self.slots.get_mut(id) else { return };
+        if kept.key.as_ref().is_none_or(|asked| asked.pkcs8() != key.pkcs8()) {
+            return; // a change of the entry has overtaken it
+        }
+        kept.key = None;
+        let event = match outcome.and_then(|svid| accept(svid, key, &kept.entry)) {
+            Ok(svid) if is_tainted(&svid.chain, &self.tainted) => {
+                self.counts.failed.inc(&[("reason", "tainted")]);
+                warn!(%id, "an SVID was issued by an authority that is tainted; another is asked for");
+                Event::IssuedTainted(Arc::new(svid))
+            }
+            Ok(svid) => {
+                self.counts.minted.inc(&[]);
+                write_down(&self.keep, id, &svid);
+                Event::Issued(Arc::new(svid))
+            }
+            Err(why) => {
+                if !why.is_empty() {
+                    self.counts.failed.inc(&[("reason", "refused")]);
+                    warn!(id = %kept.entry.spiffe_id, why, "no SVID");
+                }
+                Event::Failed
+            }
+        };
+        self.stale |= kept.step(event, self.clock.now(), &mut self.rng).contains(&Effect::Publish);
     }
 
     fn publish(&mut self) {
@@ -277,25 +370,26 @@ impl<M: Minter> Cache<M> {
         let valid = held.iter().filter(|held| matches!(held.holding, Holding::Valid(_))).count();
         self.counts.held.set(&[], i64::try_from(valid).unwrap_or(i64::MAX));
         let ready = self.inputs.entries.borrow().is_some();
-        let (bundles, workloads) =
-            (self.inputs.bundles.borrow_and_update().clone(), self.inputs.workloads.borrow_and_update().clone());
+        let incubating = self.inputs.trust.borrow().incubating;
+        let (index, bundles, narrowing) = (self.index.clone(), self.shelf.clone(), self.narrowing.clone());
         self.view.send_modify(|view| {
-            *view = Arc::new(View { trust_domain: view.trust_domain.clone(), ready, held, bundles, workloads });
+            let trust_domain = view.trust_domain.clone();
+            *view = Arc::new(View { trust_domain, ready, held, index, bundles, narrowing, incubating });
         });
     }
 
-    /// Until some slot wants attention.
+    /// Until some slot wants attention, or an entry ends.
     fn sleep(&self) -> Duration {
         let now = self.clock.now();
-        let next = self.slots.values().filter_map(|kept| kept.slot.wakes()).min();
+        let next = self.slots.values().filter_map(|kept| kept.slot.wakes()).chain(self.ends).min();
         next.map_or(LONGEST_SLEEP, |at| {
             at.duration_since(now).unwrap_or_default().clamp(Duration::from_millis(1), LONGEST_SLEEP)
         })
     }
 
-    /// Removes files of entries that are gone, also of those that went while the sidecar was not running.
+    /// Removes files of entries that went while the sidecar was not running.
     fn sweep(&self) {
-        let wanted: std::collections::BTreeSet<_> = self.slots.keys().map(|id| file_name(id)).collect();
+        let wanted: BTreeSet<_> = self.slots.keys().map(|id| file_name(id)).collect();
         match self.keep.names() {
             Ok(names) => names.iter().filter(|name| !wanted.contains(*name)).for_each(|name| self.forget(name)),
             Err(why) => warn!(%why, "the SVIDs on disk could not be listed"),
@@ -309,68 +403,10 @@ impl<M: Minter> Cache<M> {
     }
 }
 
-impl Kept {
-    fn step(&mut self, event: Event, now: SystemTime, rng: &mut StdRng) -> Vec<Effect> {
-        let slot = std::mem::replace(&mut self.slot, Slot::wanted(now));
-        let (slot, effects) = slot.step(event, now, rng);
-        self.slot = slot;
-        effects
-    }
-
-    /// Asked by its machine, and no request under way.
-    fn wants(&self) -> bool {
-        self.key.is_none() && matches!(self.slot, Slot::Requested { .. } | Slot::Renewing { .. })
-    }
-
-    /// The same identity by other terms: what is held is served until the new one is there.
-    fn changed(self, entry: Arc<Entry>, now: SystemTime) -> Self {
-        let same_terms = self.entry.ttl_seconds == entry.ttl_seconds && self.entry.dns_names == entry.dns_names;
-        if same_terms {
-            return Self { entry, ..self }; // selectors and hint are not in the certificate
-        }
-        let (slot, _) = self.slot.step(Event::Changed, now, &mut StdRng::seed_from_u64(0)); // draws nothing
-        Self { entry, slot, key: None }
-    }
-
-    fn held(&self) -> Held {
-        let holding = match self.slot.svid() {
-            Some(svid) => Holding::Valid(svid.clone()),
-            None if self.slot.failures() == 0 => Holding::Pending,
-            None => Holding::Failed,
-        };
-        Held { entry: self.entry.clone(), holding }
-    }
-}
-
-fn outcome(minted: wire::Minted) -> Result<wire::Svid, String> {
-    match minted.outcome {
-        Some(wire::minted::Outcome::Svid(svid)) => Ok(svid),
-        Some(wire::minted::Outcome::Refusal(refusal)) => Err(format!("{}: {}", refusal.reason, refusal.detail)),
-        None => Err("an empty answer".into()),
-    }
-}
-
-fn accept(svid: wire::Svid, key: PrivateKey, entry: &Entry) -> Result<Svid, String> {
-    let svid = join::svid_of(svid.chain, key).map_err(|why| why.to_string())?;
-    if svid.id == entry.spiffe_id { Ok(svid) } else { Err(format!("the certificate is for {}", svid.id)) }
-}
-
 /// An SVID that cannot be written down is served all the same; only a restart will miss it.
-fn write_down(keep: &Keep, id: &str, svid: &Svid) {
+fn write_down(keep: &Keep, id: &str, svid: &symbolon_kit::spiffe::svid::Svid) {
     if let Err(why) = keep.save_soon(&file_name(id), &pem::encode(svid)) {
         warn!(%why, "an SVID could not be written down");
-    }
-}
-
-/// Entry ids are the control plane's words: they name no path here.
-fn file_name(entry_id: &str) -> String {
-    octets::hex(&octets::sha256(entry_id.as_bytes())[..16]) + ".pem"
-}
-
-async fn pending(asking: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
-    match asking {
-        Some(answer) => answer.await,
-        None => std::future::pending().await,
     }
 }
 

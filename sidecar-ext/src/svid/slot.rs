@@ -10,6 +10,8 @@
 //!                                └── Tick ≥ not_after ─┤  Failed (backoff)
 //!                                     (withdraw)       └──────────────────────► Valid
 //! ```
+//! An SVID of a tainted authority is good until it expires, and is to be replaced at once: `Tainted` makes it due. What is issued by
+//! such an authority all the same counts as a failure where something is held, and is taken where nothing is, to be replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,8 +44,12 @@ pub enum Event {
     Tick,
     /// The control plane issued this, or it was found on disk.
     Issued(Arc<Svid>),
+    /// The control plane issued this by an authority that is tainted.
+    IssuedTainted(Arc<Svid>),
     /// The request was refused or lost.
     Failed,
+    /// The authority that signed what is held is tainted.
+    Tainted,
     /// The entry now says something else about the same identity: the next SVID is wanted at once.
     Changed,
 }
@@ -96,7 +102,9 @@ impl Slot {
         match event {
             Event::Tick => self.tick(now),
             Event::Issued(svid) => self.issued(svid, now, rng),
+            Event::IssuedTainted(svid) => self.issued_tainted(svid, now, rng),
             Event::Failed => self.failed(now, rng),
+            Event::Tainted => self.tainted(now),
             Event::Changed => self.changed(now),
         }
     }
@@ -125,6 +133,23 @@ impl Slot {
         }
         let renew_at = renew_at(svid.not_before, svid.not_after, rng);
         (Self::Valid { svid, renew_at, failures: 0 }, vec![Effect::Publish])
+    }
+
+    fn issued_tainted(self, svid: Arc<Svid>, now: SystemTime, rng: &mut impl Rng) -> (Self, Vec<Effect>) {
+        if self.svid().is_some() || svid.not_after <= now {
+            return self.failed(now, rng);
+        }
+        let failures = self.failures();
+        let next = Self::Valid { svid, renew_at: now + wait(failures, rng), failures: failures.saturating_add(1) };
+        (next, vec![Effect::Publish])
+    }
+
+    fn tainted(self, now: SystemTime) -> (Self, Vec<Effect>) {
+        let next = match self {
+            Self::Valid { svid, failures, .. } => Self::Valid { svid, renew_at: now, failures },
+            same => same, // an answer under way is looked at when it comes
+        };
+        (next, Vec::new())
     }
 
     fn failed(self, now: SystemTime, rng: &mut impl Rng) -> (Self, Vec<Effect>) {

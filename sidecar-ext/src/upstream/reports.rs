@@ -1,7 +1,7 @@
 //! What goes up the standing stream: state, not events. A value that was replaced before it was sent is not sent; after a reconnect
 //! everything is sent again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use symbolon_proto::node as wire;
@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 
 /// Proxies whose acknowledgements are kept.
 const MAX_PROXIES: usize = 4096;
+/// Answers about processes that wait to be sent; who asked has given up on older ones.
+const MAX_EXPLAINED: usize = 16;
 
 /// Where other parts leave what they have to say; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,8 @@ struct Shared {
 struct State {
     workloads: Latest<wire::Workloads>,
     acks: BTreeMap<String, Latest<wire::SecretAck>>,
+    /// Of the stream that asked; not said again on another.
+    explained: VecDeque<wire::Explained>,
 }
 
 /// A value, and whether this stream has carried it.
@@ -66,11 +70,22 @@ impl Reports {
         });
     }
 
+    pub(super) fn explained(&self, answer: wire::Explained) {
+        self.update(|state| {
+            if state.explained.len() == MAX_EXPLAINED {
+                state.explained.pop_front();
+            }
+            state.explained.push_back(answer);
+            true
+        });
+    }
+
     /// From here on everything counts as unsent: a new stream has begun.
     pub(super) fn restart(&self) {
         self.update(|state| {
             state.workloads.sent = false;
             state.acks.values_mut().for_each(|ack| ack.sent = false);
+            state.explained.clear();
             true
         });
     }
@@ -89,6 +104,9 @@ impl Reports {
     fn unsent(&self) -> Option<wire::node_report::Report> {
         use wire::node_report::Report;
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = state.explained.pop_front() {
+            return Some(Report::Explained(answer));
+        }
         if let Some(workloads) = state.workloads.take_unsent() {
             return Some(Report::Workloads(workloads));
         }
@@ -127,5 +145,17 @@ mod tests {
             assert_eq!(reports.unsent(), None);
             reports.restart();
         }
+    }
+
+    #[tokio::test]
+    async fn answers_about_processes_are_for_the_stream_that_asked() {
+        let reports = Reports::default();
+        let answer = |id| wire::Explained { id, ..Default::default() };
+        reports.explained(answer(1));
+        assert_eq!(reports.next().await.report, Some(Report::Explained(answer(1))));
+        (0..20).for_each(|id| reports.explained(answer(id)));
+        assert_eq!(reports.unsent(), Some(Report::Explained(answer(4))), "only so many wait");
+        reports.restart();
+        assert_eq!(reports.unsent(), None);
     }
 }

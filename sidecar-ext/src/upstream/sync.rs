@@ -9,46 +9,54 @@ use symbolon_kit::backoff::Backoff;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Counter;
-use symbolon_kit::spiffe::verify::BundleTable;
+use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_kit::tls::Identity;
-use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_client::NodeClient;
 use symbolon_proto::node::node_update::Update;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::Status;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use super::Reports;
-use crate::bundle::Book;
-use crate::identity::Entry;
+use super::entries::{Entries, EntryList, Journal, Refused};
+use super::{Explainer, Reports};
+use crate::bundle::{Book, Trust};
 use crate::keep::{Keep, KeepError};
 
-const ENTRIES_FILE: &str = "entries.pb";
 const BUNDLES_FILE: &str = "bundles.pb";
 /// For the stream to be accepted.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest message from the control plane: all entries of a node, or all bundles of a mesh.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
-/// Entries of one node.
-const MAX_ENTRIES: usize = 20_000;
-
-/// All entries of this node, in the control plane's order.
-pub type EntryList = Arc<[Arc<Entry>]>;
+/// Processes that are looked at side by side for `symbolon identity explain`; more are turned away.
+const EXPLANATIONS: usize = 4;
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Folds what the control plane says; one task.
 pub(super) struct Sync {
-    pub trust_domain: TrustDomain,
     pub keep: Keep,
     pub clock: Clock,
     pub book: Book,
     /// Verify the control plane by the book's own bundle, both.
     pub identities: [Identity; 2],
     pub entries: watch::Sender<Option<EntryList>>,
-    pub bundles: watch::Sender<Arc<BundleTable>>,
+    pub trust: watch::Sender<Arc<Trust>>,
     pub workloads_ack: watch::Sender<Option<Arc<wire::WorkloadsAck>>>,
     pub rejected: Counter,
+    pub explaining: Explaining,
+    pub said: Entries,
+    pub journal: Journal,
+    /// Whether this stream has said all entries: before that it may not say changes.
+    pub full: bool,
+}
+
+/// Answers who a process is.
+pub(super) struct Explaining {
+    pub explainer: Arc<dyn Explainer>,
+    pub reports: Reports,
+    pub places: Arc<Semaphore>,
+    pub tasks: Tasks,
 }
 
 /// What keeps the stream open.
@@ -100,6 +108,7 @@ impl Line {
     /// One stream, until it ends.
     async fn converse(&mut self, fold: &mut Sync, backoff: &mut Backoff) -> Result<(), Status> {
         self.reports.restart();
+        fold.full = false;
         let reports = stream::unfold(self.reports.clone(), |reports| async { Some((reports.next().await, reports)) });
         let mut client = NodeClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let opening = tokio::time::timeout(OPEN_TIMEOUT, client.sync(reports));
@@ -111,7 +120,8 @@ impl Line {
                 backoff.reset();
             }
             if let Some(update) = update.update {
-                fold.apply(update);
+                // A change that cannot be taken leaves us behind: the next stream begins with all of it.
+                fold.apply(update).map_err(|why| Status::failed_precondition(why.to_string()))?;
             }
         }
         Ok(())
@@ -129,8 +139,8 @@ impl Sync {
         if let Some(bundles) = self.load::<wire::Bundles>(BUNDLES_FILE)? {
             self.book_apply(&bundles);
         }
-        if let Some(entries) = self.load::<wire::Entries>(ENTRIES_FILE)? {
-            self.publish_entries(entries);
+        if self.journal.restore(&mut self.said)? {
+            self.entries.send_replace(Some(self.said.list()));
         }
         self.publish_bundles();
         Ok(())
@@ -143,11 +153,13 @@ impl Sync {
             .ok())
     }
 
-    fn apply(&mut self, update: Update) {
+    /// # Errors
+    /// If what is held cannot be what the control plane means any more.
+    fn apply(&mut self, update: Update) -> Result<(), Refused> {
         match update {
-            Update::Entries(entries) => self.entries(entries),
-            Update::Bundles(bundles) => self.bundles(&bundles),
-            Update::Explain(_) => {}
+            Update::Entries(said) => return self.entries(said),
+            Update::Bundles(said) => self.bundles(&said),
+            Update::Explain(asked) => self.explaining.answer(asked),
             Update::WorkloadsAck(ack) => {
                 for refusal in &ack.refusals {
                     self.rejected.inc(&[("reason", "workload")]);
@@ -156,40 +168,42 @@ impl Sync {
                 self.workloads_ack.send_replace(Some(Arc::new(ack)));
             }
         }
+        Ok(())
     }
 
-    fn entries(&mut self, entries: wire::Entries) {
-        if entries.entries.len() > MAX_ENTRIES {
-            self.rejected.inc(&[("reason", "too_many_entries")]);
-            warn!(count = entries.entries.len(), MAX_ENTRIES, "too many entries for one node; those held are kept");
-            return;
+    fn entries(&mut self, said: wire::Entries) -> Result<(), Refused> {
+        let is_full = said.full;
+        if let Err(why) = self.take_entries(said) {
+            self.rejected.inc(&[("reason", why.label())]);
+            warn!(%why, "entries are not taken");
+            // Another stream would say the same full state; a change that is missed must not be.
+            return if is_full { Ok(()) } else { Err(why) };
         }
-        self.write_down(ENTRIES_FILE, &entries.encode_to_vec());
-        self.publish_entries(entries);
+        self.full |= is_full;
+        Ok(())
     }
 
-    fn publish_entries(&self, entries: wire::Entries) {
-        let mut parsed = Vec::with_capacity(entries.entries.len());
-        for entry in entries.entries {
-            let (id, spiffe_id) = (entry.entry_id.clone(), entry.spiffe_id.clone());
-            if let Some(entry) = Entry::parse(entry, &self.trust_domain) {
-                parsed.push(Arc::new(entry));
-            } else {
-                self.rejected.inc(&[("reason", "entry")]);
-                warn!(
-                    id,
-                    spiffe_id, "an entry without selectors, or with an ID that is not for workloads here, is ignored"
-                );
-            }
+    fn take_entries(&mut self, said: wire::Entries) -> Result<(), Refused> {
+        if !said.full && !self.full {
+            return Err(Refused::NoFull);
         }
-        let parsed: EntryList = parsed.into();
-        self.entries.send_if_modified(|held| {
-            let news = held.as_ref() != Some(&parsed);
-            if news {
-                *held = Some(parsed);
+        let bytes = said.encode_length_delimited_to_vec();
+        let taken = self.said.take(said)?;
+        for (id, spiffe_id) in taken.ignored {
+            self.rejected.inc(&[("reason", "entry")]);
+            warn!(
+                id,
+                spiffe_id, "an entry without selectors, or with an ID that is not for workloads here, is ignored"
+            );
+        }
+        let first = self.entries.borrow().is_none();
+        if taken.changed || first {
+            if let Err(why) = self.journal.write(&bytes, &self.said) {
+                warn!(%why, "last-known-good entries could not be written down");
             }
-            news
-        });
+            self.entries.send_replace(Some(self.said.list()));
+        }
+        Ok(())
     }
 
     fn bundles(&mut self, said: &wire::Bundles) {
@@ -218,7 +232,7 @@ impl Sync {
     fn publish_bundles(&self) {
         let own = self.book.own_only();
         self.identities.iter().for_each(|identity| identity.set_bundles(&own));
-        self.bundles.send_replace(self.book.table().clone());
+        self.trust.send_replace(Arc::new(self.book.trust().clone()));
     }
 
     /// What cannot be written down is served all the same; only a restart will miss it.
@@ -227,4 +241,40 @@ impl Sync {
             warn!(%why, "last-known-good state could not be written down");
         }
     }
+}
+
+// === impl Explaining ===
+
+impl Explaining {
+    pub(super) fn new(explainer: Arc<dyn Explainer>, reports: Reports, tasks: Tasks) -> Self {
+        Self { explainer, reports, places: Arc::new(Semaphore::new(EXPLANATIONS)), tasks }
+    }
+
+    /// Looks beside the stream, which goes on meanwhile; the answer is one of its reports.
+    fn answer(&self, asked: wire::Explain) {
+        let reports = self.reports.clone();
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            reports.explained(failed(asked.id, "this node is looking at other processes: ask again"));
+            return;
+        };
+        let explainer = self.explainer.clone();
+        self.tasks.spawn("explain", OnExit::Log, async move {
+            // The place goes with the reading, which a timeout does not interrupt.
+            let reading = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                explainer.explain(asked.pid)
+            });
+            let answer = match tokio::time::timeout(EXPLAIN_TIMEOUT, reading).await {
+                Ok(Ok(Ok(selectors))) => wire::Explained { id: asked.id, selectors, error: String::new() },
+                Ok(Ok(Err(why))) => failed(asked.id, &why),
+                Ok(Err(_)) => failed(asked.id, "the process could not be looked at"),
+                Err(_) => failed(asked.id, "looking at the process took too long"),
+            };
+            reports.explained(answer);
+        });
+    }
+}
+
+fn failed(id: u64, why: &str) -> wire::Explained {
+    wire::Explained { id, selectors: Vec::new(), error: why.to_owned() }
 }

@@ -9,10 +9,12 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::net::{Limits, PeerIdentity};
+use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::node::node_report::Report;
 use symbolon_proto::node::node_server::{Node, NodeServer};
 use symbolon_proto::node::node_update::Update;
 use tokio::net::TcpListener;
+use tokio::sync::broadcast;
 use tonic::service::Routes;
 use tonic::{Request, Response, Streaming};
 
@@ -31,6 +33,10 @@ pub(crate) struct Script {
     pub(crate) ttl: Mutex<Duration>,
     /// Said to every stream at its beginning, then at each change.
     pub(crate) says: watch::Sender<Vec<wire::NodeUpdate>>,
+    /// Said to the streams that are open.
+    pub(crate) once: broadcast::Sender<wire::NodeUpdate>,
+    /// Streams opened so far.
+    pub(crate) streams: watch::Sender<u32>,
     pub(crate) heard: mpsc::UnboundedSender<Report>,
     pub(crate) attempts: Mutex<u32>,
     pub(crate) renewals: watch::Sender<u32>,
@@ -57,6 +63,8 @@ impl ControlPlane {
             grants: Mutex::new(BTreeMap::from([("web".to_owned(), WEB.to_owned())])),
             ttl: Mutex::new(HOUR),
             says,
+            once: broadcast::channel(64).0,
+            streams: watch::channel(0).0,
             heard: heard_tx,
             attempts: Mutex::new(0),
             renewals: watch::channel(0).0,
@@ -116,6 +124,26 @@ impl ControlPlane {
             });
             says.push(wire::NodeUpdate { update: Some(update) });
         });
+    }
+
+    /// Says a change of entries, once, to whoever listens, after what is said to every stream.
+    pub(crate) fn says_change(&self, entries: &[(&str, &str, &str)], removed: &[&str]) {
+        let entries = entries.iter().map(|(id, spiffe_id, selector)| wire::Entry {
+            entry_id: (*id).into(),
+            spiffe_id: (*spiffe_id).into(),
+            selectors: vec![(*selector).into()],
+            ..Default::default()
+        });
+        let change = wire::Entries {
+            entries: entries.collect(),
+            removed: removed.iter().map(ToString::to_string).collect(),
+            full: false,
+        };
+        let _ = self.script.once.send(wire::NodeUpdate { update: Some(Update::Entries(change)) });
+    }
+
+    pub(crate) fn asks(&self, id: u64, pid: i32) {
+        let _ = self.script.once.send(wire::NodeUpdate { update: Some(Update::Explain(wire::Explain { id, pid })) });
     }
 
     /// Cuts all connections and listens no more.
@@ -219,8 +247,13 @@ impl Node for Served {
                 let _ = heard.send(report.report.unwrap());
             }
         });
+        let once = tokio_stream::wrappers::BroadcastStream::new(self.0.once.subscribe());
+        let once = once.filter_map(|said| futures::future::ready(said.ok())).map(Ok);
         let says = tokio_stream::wrappers::WatchStream::new(self.0.says.subscribe());
         let says = says.flat_map(|says| futures::stream::iter(says.into_iter().map(Ok)));
+        // What is said once comes after the full states: in their order, as one conversation.
+        let says = futures::stream::select_with_strategy(says, once, |(): &mut ()| futures::stream::PollNext::Left);
+        self.0.streams.send_modify(|streams| *streams += 1);
         let drain = self.1.clone();
         Ok(Response::new(says.take_until(async move { drain.cancelled().await }).boxed()))
     }
@@ -230,6 +263,16 @@ impl Node for Served {
         _: Request<Streaming<wire::LoadBatch>>,
     ) -> Result<Response<Self::ReportLoadStream>, Status> {
         Err(Status::unimplemented("not here"))
+    }
+}
+
+/// Knows one process.
+#[derive(Debug)]
+struct Attested;
+
+impl Explainer for Attested {
+    fn explain(&self, pid: i32) -> Result<Vec<String>, String> {
+        if pid == 7 { Ok(vec!["unix:uid:1".into()]) } else { Err("no such process".into()) }
     }
 }
 
@@ -257,6 +300,7 @@ impl Run {
             keep: Keep::open(dir)?,
             clock: Clock::system(),
             seed: 1,
+            explainer: Arc::new(Attested),
         };
         let handle = start(config, &tasks, &drain, &metrics)?;
         Ok(Self { handle, tasks, drain, metrics })
@@ -360,13 +404,13 @@ async fn last_known_good_is_served_before_the_control_plane_is_there() {
     control_plane.says_bundles([&control_plane.script.ca.bundle(), &b.bundle()]);
     let run = Run::start(&control_plane, &data, token("good"));
     run.entries().await;
-    until(&mut run.handle.heard().bundles.clone(), |bundles| bundles.len() == 2).await;
+    until(&mut run.handle.heard().trust.clone(), |trust| trust.bundles.len() == 2).await;
     run.stop().await;
     control_plane.stop().await;
 
     let run = Run::start(&control_plane, &data, JoinToken::None);
     assert_eq!(run.handle.heard().entries.borrow().as_ref().unwrap()[0].spiffe_id.as_str(), WEB, "at once");
-    assert_eq!(run.handle.heard().bundles.borrow().len(), 2);
+    assert_eq!(run.handle.heard().trust.borrow().bundles.len(), 2);
     assert!(!*run.handle.connected().borrow());
     control_plane.says_entries(&[]);
     control_plane = control_plane.listen().await;
@@ -393,7 +437,7 @@ async fn i_5_a_lost_connection_withdraws_nothing_and_reports_are_made_again() {
     control_plane.stop().await;
     until(&mut run.handle.connected(), |connected| !*connected).await;
     assert_eq!(run.entries().await.len(), 1);
-    assert_eq!(run.handle.heard().bundles.borrow().len(), 1);
+    assert_eq!(run.handle.heard().trust.borrow().bundles.len(), 1);
 
     control_plane = control_plane.listen().await;
     run.connected().await;
@@ -443,5 +487,60 @@ async fn a_batch_is_answered_in_its_order() {
         matches!(&minted[0].outcome, Some(wire::minted::Outcome::Refusal(refusal)) if refusal.reason == "unknown_entry")
     );
     assert!(matches!(&minted[1].outcome, Some(wire::minted::Outcome::Svid(svid)) if svid.spiffe_id == WEB));
+    run.stop().await;
+}
+
+async fn has(run: &Run, ids: &[&str]) -> EntryList {
+    let is = |entries: &EntryList| entries.iter().map(|entry| &*entry.id).eq(ids.iter().copied());
+    until(&mut run.handle.heard().entries.clone(), |entries| entries.as_ref().is_some_and(is)).await.unwrap()
+}
+
+#[tokio::test]
+async fn changes_of_entries_are_applied_and_outlive_a_restart() {
+    let control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    let before = has(&run, &["web"]).await;
+    control_plane.says_change(&[("job", "spiffe://a.example/job", "unix:uid:1")], &[]);
+    let after = has(&run, &["job", "web"]).await;
+    assert!(Arc::ptr_eq(&before[0], &after[1]), "the other entry is not touched");
+    control_plane.says_change(&[], &["web"]);
+    has(&run, &["job"]).await;
+    run.stop().await;
+    control_plane.stop().await;
+    let run = Run::start(&control_plane, &data, JoinToken::None);
+    assert_eq!(run.handle.heard().entries.borrow().as_ref().unwrap()[0].id.as_ref(), "job", "at once");
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn i_5_a_change_before_all_entries_is_not_taken_and_another_stream_is_opened() {
+    let control_plane = ControlPlane::start().await;
+    control_plane.script.says.send_modify(Vec::clear);
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    until(&mut control_plane.script.streams.subscribe(), |streams| *streams == 1).await;
+    control_plane.says_change(&[("job", "spiffe://a.example/job", "unix:uid:1")], &[]);
+    until(&mut control_plane.script.streams.subscribe(), |streams| *streams == 2).await;
+    assert!(run.handle.heard().entries.borrow().is_none());
+    let rejected = run.metrics.counter("symbolon_sidecar_upstream_rejected", "");
+    assert_eq!(rejected.value(&[("reason", "no_full_entries")]), 1);
+    control_plane.says_entries(&[("web", WEB, "unix:uid:0")]);
+    has(&run, &["web"]).await;
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn the_control_plane_is_told_who_a_process_is() {
+    let mut control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.entries().await;
+    control_plane.asks(1, 7);
+    let Report::Explained(answer) = heard(&mut control_plane).await else { panic!() };
+    assert_eq!((answer.id, answer.selectors, answer.error.as_str()), (1, vec!["unix:uid:1".to_owned()], ""));
+    control_plane.asks(2, 8);
+    let Report::Explained(answer) = heard(&mut control_plane).await else { panic!() };
+    assert_eq!((answer.id, answer.error.as_str()), (2, "no such process"));
     run.stop().await;
 }

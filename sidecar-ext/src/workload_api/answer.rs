@@ -1,66 +1,102 @@
-//! What one caller is told, as a pure function of the view.
+//! What one caller is told, as pure functions of the view: first what it is to be told of ([`Selected`]), then the words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use symbolon_kit::spiffe::svid::Svid;
 use symbolon_proto::workload as wire;
 use tonic::Status;
 
 use crate::attest::Caller;
-use crate::bundle;
-use crate::identity::{Held, Holding, View};
+use crate::bundle::Seen;
+use crate::identity::{Entry, Held, Holding, View};
 
 /// The longest hint that is passed on (Workload API §8).
 const MAX_HINT_BYTES: usize = 1024;
 
-/// The caller's SVIDs, the default one first, and the bundles of federated trust domains.
+/// What a caller is to be told of. Compared by identity: a view that changed for others is recognised by a few pointers.
+#[derive(Debug)]
+pub(super) struct Selected {
+    svids: Vec<(Arc<Entry>, Arc<Svid>)>,
+    pub(super) seen: Arc<Seen>,
+}
+
+/// Hints of one answer: each is given once, to the first that has it (W-6).
+#[derive(Default)]
+pub(super) struct Hints<'a>(BTreeSet<&'a str>);
+
+impl PartialEq for Selected {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(one, two): (&(Arc<Entry>, Arc<Svid>), &(Arc<Entry>, Arc<Svid>))| {
+            Arc::ptr_eq(&one.0, &two.0) && Arc::ptr_eq(&one.1, &two.1)
+        };
+        Arc::ptr_eq(&self.seen, &other.seen)
+            && self.svids.len() == other.svids.len()
+            && self.svids.iter().zip(&other.svids).all(same)
+    }
+}
+
+/// The caller's SVIDs, the default one first, and the bundles of the trust domains that they are federated with.
 ///
 /// # Errors
 /// `PermissionDenied` if it is entitled to nothing (E-8), `Unavailable` until what it is entitled to is here (E-7).
-pub(super) fn svids(view: &View, caller: &Caller) -> Result<wire::X509svidResponse, Status> {
+pub(super) fn svids(view: &View, caller: &Caller) -> Result<Selected, Status> {
     let held = entitled(view, caller)?;
-    let own = view.bundles.get(&view.trust_domain).ok_or_else(|| Status::unavailable("no trust bundle yet"))?;
-    let bundle = bundle::der(own);
-    let mut hints = BTreeSet::new();
     let mut svids = Vec::with_capacity(held.len());
-    for held in held {
+    for held in &held {
         match &held.holding {
             // A partial answer would make another identity the default for a moment.
             Holding::Pending => return Err(Status::unavailable("the caller's SVID is being issued")),
             Holding::Failed => {}
-            Holding::Valid(svid) => {
-                let mut chain = BytesMut::new();
-                svid.chain.iter().for_each(|der| chain.extend_from_slice(der));
-                let hint = &held.entry.hint;
-                let unique = !hint.is_empty() && hint.len() <= MAX_HINT_BYTES && hints.insert(hint.as_str());
-                svids.push(wire::X509svid {
-                    spiffe_id: svid.id.to_string(),
-                    x509_svid: chain.freeze(),
-                    x509_svid_key: Bytes::copy_from_slice(svid.key.pkcs8()),
-                    bundle: bundle.clone(),
-                    hint: if unique { hint.clone() } else { String::new() },
-                });
-            }
+            Holding::Valid(svid) => svids.push((held.entry.clone(), svid.clone())),
         }
     }
     if svids.is_empty() {
         return Err(Status::unavailable("the caller's SVID could not be issued yet"));
     }
-    let mut federated_bundles = all_bundles(view);
-    federated_bundles.remove(view.trust_domain.id().as_str());
-    Ok(wire::X509svidResponse { svids, crl: Vec::new(), federated_bundles })
+    Ok(Selected { svids, seen: seen(view, &held)? })
 }
 
-/// All bundles, by the ID of their trust domain (W-8).
+/// The bundles alone; the caller's own SVIDs are not waited for.
 ///
 /// # Errors
-/// As [`svids`]; the caller's own SVIDs are not waited for.
-pub(super) fn bundles(view: &View, caller: &Caller) -> Result<wire::X509BundlesResponse, Status> {
-    entitled(view, caller)?;
-    Ok(wire::X509BundlesResponse { crl: Vec::new(), bundles: all_bundles(view) })
+/// As [`svids`].
+pub(super) fn bundles(view: &View, caller: &Caller) -> Result<Selected, Status> {
+    Ok(Selected { svids: Vec::new(), seen: seen(view, &entitled(view, caller)?)? })
 }
 
-fn entitled<'a>(view: &'a View, caller: &'a Caller) -> Result<Vec<&'a Held>, Status> {
+pub(super) fn x509_svids(selected: &Selected) -> wire::X509svidResponse {
+    let mut federated_bundles = selected.seen.x509().clone();
+    let own = selected.seen.own.as_ref().map(|own| own.trust_domain.id().to_string()).unwrap_or_default();
+    let bundle = federated_bundles.remove(&own).unwrap_or_default();
+    let mut hints = Hints::default();
+    let svid = |(entry, svid): &'_ (Arc<Entry>, Arc<Svid>), hint: String| {
+        debug_assert_eq!(entry.spiffe_id, svid.id);
+        let mut chain = BytesMut::new();
+        svid.chain.iter().for_each(|der| chain.extend_from_slice(der));
+        wire::X509svid {
+            spiffe_id: svid.id.to_string(),
+            x509_svid: chain.freeze(),
+            x509_svid_key: Bytes::copy_from_slice(svid.key.pkcs8()),
+            bundle: bundle.clone(),
+            hint,
+        }
+    };
+    let svids = selected.svids.iter().map(|held| svid(held, hints.of(&held.0))).collect();
+    wire::X509svidResponse { svids, crl: Vec::new(), federated_bundles }
+}
+
+/// All bundles that the caller may see, by the ID of their trust domain (W-8).
+pub(super) fn x509_bundles(selected: &Selected) -> wire::X509BundlesResponse {
+    wire::X509BundlesResponse { crl: Vec::new(), bundles: selected.seen.x509().clone() }
+}
+
+/// What the caller is entitled to; something, or the reason why nothing.
+///
+/// # Errors
+/// As [`svids`].
+pub(super) fn entitled<'a>(view: &'a View, caller: &'a Caller) -> Result<Vec<&'a Held>, Status> {
     let selectors = caller.selectors().map_err(|why| Status::permission_denied(why.to_string()))?;
     if !view.ready {
         return Err(Status::unavailable("the registration entries of this node are not here yet"));
@@ -72,8 +108,19 @@ fn entitled<'a>(view: &'a View, caller: &'a Caller) -> Result<Vec<&'a Held>, Sta
     Ok(held)
 }
 
-/// A trust domain without X.509 authorities has no place here.
-fn all_bundles(view: &View) -> BTreeMap<String, Bytes> {
-    let usable = view.bundles.iter().filter(|(_, held)| !held.x509.is_empty());
-    usable.map(|(name, held)| (name.id().to_string(), bundle::der(held))).collect()
+fn seen(view: &View, held: &[&Held]) -> Result<Arc<Seen>, Status> {
+    let seen = view.seen_with(held.iter().copied());
+    if seen.own.is_none() {
+        return Err(Status::unavailable("no trust bundle yet"));
+    }
+    Ok(seen)
+}
+
+impl<'a> Hints<'a> {
+    /// The hint to pass on with what this entry gives; empty: none.
+    pub(super) fn of(&mut self, entry: &'a Entry) -> String {
+        let hint = entry.hint.as_str();
+        let unique = !hint.is_empty() && hint.len() <= MAX_HINT_BYTES && self.0.insert(hint);
+        if unique { hint.to_owned() } else { String::new() }
+    }
 }

@@ -144,7 +144,7 @@ async fn w_9_a_withdrawn_entry_ends_the_stream_with_permission_denied() {
     let (agent, _) = agent(&Ca::new("a.example"));
     let mut stream = svids(&agent).await;
     assert!(soon(stream.message()).await.unwrap().is_some());
-    agent.change(|view| view.held.clear());
+    agent.change(|view| view.hold(Vec::new()));
     assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
@@ -153,7 +153,7 @@ async fn the_local_file_ends_a_stream_that_it_no_longer_allows() {
     let (agent, _) = agent(&Ca::new("a.example"));
     let mut stream = svids(&agent).await;
     assert!(soon(stream.message()).await.unwrap().is_some());
-    agent.change(|view| view.workloads = Arc::from([workload("web", WEB, &["unix:path:/usr/bin/other"])]));
+    agent.change(|view| view.narrow(&[workload("web", WEB, &["unix:path:/usr/bin/other"])]));
     assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
@@ -263,4 +263,48 @@ async fn a_process_of_another_path_gets_nothing() {
     let stranger = OtherName::new("workload-api-stranger");
     assert_eq!(ask_as(own, &agent).await, WEB);
     assert_eq!(ask_as(stranger.0.clone(), &agent).await, "PermissionDenied");
+}
+
+#[tokio::test]
+async fn w_10_a_workload_sees_only_whom_its_entries_are_federated_with() {
+    let cas = ["a.example", "b.example", "c.example"].map(Ca::new);
+    let only_b = |id: &str, spiffe_id: &str, federated: &[&str]| {
+        let federates_with = federated.iter().map(|name| name.parse().unwrap()).collect();
+        let entry = crate::identity::Entry { federates_with, ..entry(id, spiffe_id, &[&my_uid()]) };
+        (entry, valid(&cas[0].svid(spiffe_id)))
+    };
+    let agent = Agent::start(view(&cas[0], vec![only_b("1", WEB, &[])]));
+    agent.change(|view| view.bundles = bundles(&cas.each_ref()));
+    let mut stream = svids(&agent).await;
+    let message = soon(stream.message()).await.unwrap().unwrap();
+    assert!(message.federated_bundles.is_empty(), "none is named");
+    let grant = |held: Vec<_>| {
+        let held = view(&cas[0], held).held;
+        agent.change(|view| view.hold(held));
+    };
+    grant(vec![only_b("1", WEB, &["b.example"])]);
+    let message = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(message.federated_bundles.into_keys().collect::<Vec<_>>(), ["spiffe://b.example"]);
+    grant(vec![only_b("1", WEB, &["b.example"]), only_b("2", JOB, &["c.example", "d.example"])]);
+    let message = soon(stream.message()).await.unwrap().unwrap();
+    let named: Vec<_> = message.federated_bundles.into_keys().collect();
+    assert_eq!(named, ["spiffe://b.example", "spiffe://c.example"], "both identities' together");
+}
+
+#[tokio::test]
+async fn f_18_a_trust_domain_that_is_ended_is_gone_from_every_stream_at_once() {
+    let (a, b) = (Ca::new("a.example"), Ca::new("b.example"));
+    let (agent, _) = agent(&a);
+    agent.change(|view| view.bundles = bundles(&[&a, &b]));
+    let mut with_svids = svids(&agent).await;
+    let mut alone =
+        soon(client(&agent).fetch_x509_bundles(with_header(X509BundlesRequest {}))).await.unwrap().into_inner();
+    assert!(soon(with_svids.message()).await.unwrap().unwrap().federated_bundles.contains_key("spiffe://b.example"));
+    assert_eq!(soon(alone.message()).await.unwrap().unwrap().bundles.len(), 2);
+    agent.change(|view| view.bundles = bundles(&[&a]));
+    assert!(soon(with_svids.message()).await.unwrap().unwrap().federated_bundles.is_empty());
+    assert_eq!(
+        soon(alone.message()).await.unwrap().unwrap().bundles.into_keys().collect::<Vec<_>>(),
+        ["spiffe://a.example"]
+    );
 }

@@ -59,7 +59,7 @@ pub(super) async fn connect_unverified(
     let config = Arc::new(identity.client_config(Expect::Unverified));
     let (stream, address) = tokio::time::timeout(UNVERIFIED_TIMEOUT, first(addresses, &config)).await??;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-    let peer = PeerIdentity { id: None, address };
+    let peer = PeerIdentity { id: None, serial: "".into(), address };
     let stream = TokioIo::new(Guarded::new(stream, peer, futures::future::pending().boxed(), None));
     // Only this connection: another could lead to another server.
     let once = Arc::new(Mutex::new(Some(stream)));
@@ -112,7 +112,7 @@ async fn connect(address: &str, config: &Arc<ClientConfig>) -> io::Result<(TlsSt
 fn guard(stream: TlsStream<TcpStream>, address: SocketAddr, identity: Identity, anonymous: bool) -> io::Result<Stream> {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let verified = identity.check(&chain, Usage::Server).map_err(io::Error::other)?;
-    let peer = PeerIdentity { id: Some(verified.id), address };
+    let peer = PeerIdentity { id: Some(verified.id), serial: "".into(), address };
     let outlived = outlived(identity.clone(), chain, Usage::Server, verified.until);
     let end = async move {
         match anonymous {

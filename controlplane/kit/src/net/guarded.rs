@@ -27,6 +27,8 @@ pub(super) enum Ended {
     Expired,
     #[error("the bundles no longer verify the peer: {0}")]
     Distrusted(#[from] VerifyError),
+    #[error("the peer has lost its standing")]
+    Expelled,
     #[error("an anonymous connection may not last longer")]
     AnonymousAge,
     #[error("we have an SVID now, and this connection was made without")]

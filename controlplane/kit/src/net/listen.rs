@@ -18,10 +18,11 @@ use tonic::transport::Server;
 use tracing::warn;
 
 use super::guarded::{Ended, Guarded, outlived};
-use super::{Limits, PeerIdentity};
+use super::{Limits, PeerIdentity, Standing};
 use crate::drain::Drain;
 use crate::metrics::Counter;
 use crate::seldom::Seldom;
+use crate::spiffe::svid;
 use crate::spiffe::verify::Usage;
 use crate::tls::{self, Identity};
 
@@ -47,6 +48,7 @@ struct Listener {
     timeout: Duration,
     refused: Counter,
     said: Seldom,
+    standing: Option<Arc<dyn Standing>>,
     /// Ends every connection.
     stop: CancellationToken,
 }
@@ -57,6 +59,7 @@ pub(super) async fn serve(
     routes: Routes,
     limits: Limits,
     refused: Counter,
+    standing: Option<Arc<dyn Standing>>,
     drain: Drain,
 ) {
     let shared = Listener {
@@ -65,6 +68,7 @@ pub(super) async fn serve(
         timeout: limits.handshake_timeout,
         refused,
         said: Seldom::default(),
+        standing,
         stop: CancellationToken::new(),
     };
     let (accepted, incoming) = mpsc::channel(64);
@@ -163,17 +167,28 @@ impl Listener {
             let end = async move {
                 tokio::select! { end = age => end, end = stop => end }
             };
-            return Some(Guarded::new(stream, PeerIdentity { id: None, address }, end.boxed(), Some(slot)));
+            return Some(Guarded::new(
+                stream,
+                PeerIdentity { id: None, serial: "".into(), address },
+                end.boxed(),
+                Some(slot),
+            ));
         }
         // Again, not only during the handshake: the ID must be one that the bundles of this moment verify.
         let verified = match self.identity.check(&chain, Usage::Client) {
             Ok(verified) => verified,
             Err(error) => return refused(error.label(), &error),
         };
+        let serial = chain.first().and_then(|leaf| svid::serial(leaf).ok()).unwrap_or_default().into();
+        let peer = PeerIdentity { id: Some(verified.id), serial, address };
+        let lost = match &self.standing {
+            Some(standing) => standing.lost(&peer).map(|()| Ended::Expelled).boxed(),
+            None => std::future::pending().boxed(),
+        };
         let outlived = outlived(self.identity, chain, Usage::Client, verified.until);
         let end = async move {
-            tokio::select! { end = outlived => end, end = stop => end }
+            tokio::select! { end = outlived => end, end = lost => end, end = stop => end }
         };
-        Some(Guarded::new(stream, PeerIdentity { id: Some(verified.id), address }, end.boxed(), Some(slot)))
+        Some(Guarded::new(stream, peer, end.boxed(), Some(slot)))
     }
 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use symbolon_proto::ids::SpiffeId;
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{self as oids, Oid};
@@ -53,12 +53,13 @@ pub enum SvidError {
     KeyGeneration,
 }
 
-/// Extensions that may be critical on a leaf, because [`spiffe_id`] looks at each of them.
-const UNDERSTOOD: [Oid<'static>; 4] = [
+/// Extensions that may be critical: on any certificate, because we look at each of them; the last on an authority, where webpki does.
+const UNDERSTOOD: [Oid<'static>; 5] = [
     oids::OID_X509_EXT_BASIC_CONSTRAINTS,
     oids::OID_X509_EXT_KEY_USAGE,
     oids::OID_X509_EXT_EXTENDED_KEY_USAGE,
     oids::OID_X509_EXT_SUBJECT_ALT_NAME,
+    oids::OID_X509_EXT_NAME_CONSTRAINTS,
 ];
 
 /// What may have signed a certificate; no MD5, no SHA-1, no DSA (bad input 93).
@@ -94,6 +95,35 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemT
     Ok((time(parsed.validity.not_before), time(parsed.validity.not_after)))
 }
 
+/// The serial number, lower-case hex as in [`Svid::serial`].
+///
+/// # Errors
+/// If it cannot be parsed.
+pub fn serial(certificate: &CertificateDer<'_>) -> Result<String, SvidError> {
+    Ok(hex(parse(certificate)?.raw_serial()))
+}
+
+/// The subject key identifier, in lower-case hex.
+pub fn key_id(certificate: &CertificateDer<'_>) -> Option<String> {
+    find_extension(certificate, |extension| match extension {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(hex(id.0)),
+        _ => None,
+    })
+}
+
+/// The key identifier of whoever signed it, in lower-case hex.
+pub fn issuer_key_id(certificate: &CertificateDer<'_>) -> Option<String> {
+    find_extension(certificate, |extension| match extension {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| hex(id.0)),
+        _ => None,
+    })
+}
+
+fn find_extension<T>(der: &CertificateDer<'_>, find: impl Fn(&ParsedExtension<'_>) -> Option<T>) -> Option<T> {
+    let certificate = parse(der).ok()?;
+    certificate.extensions().iter().find_map(|extension| find(extension.parsed_extension()))
+}
+
 /// The SPIFFE ID of a leaf that keeps the X509-SVID profile (X-1 to X-13: one URI SAN, CA:FALSE, key usage present and critical
 /// with digitalSignature and neither keyCertSign nor cRLSign, both EKUs if any).
 ///
@@ -101,12 +131,76 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemT
 /// Which rule it breaks.
 pub fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
     let certificate = parse(leaf)?;
-    check_form(&certificate)?;
+    check_signed(&certificate)?;
+    check_form(&certificate, &UNDERSTOOD[..4])?;
     check_usages(&certificate)?;
     let id = read_id(&certificate)?;
     // Stricter than the parser above about DER itself: lengths, INTEGERs, BOOLEANs (bad input 97).
     webpki::EndEntityCert::try_from(leaf).map_err(|_| SvidError::Malformed)?;
     Ok(id)
+}
+
+/// As [`check_authority`], of one that another authority has signed.
+///
+/// # Errors
+/// Which rule it breaks.
+pub(super) fn check_intermediate(
+    certificate: &CertificateDer<'_>,
+    domain: &TrustDomain,
+) -> Result<(SystemTime, SystemTime), SvidError> {
+    check_signed(&parse(certificate)?)?;
+    check_authority(certificate, domain)
+}
+
+/// The validity of an authority of `domain`, a root or below one, that keeps the profile: CA:TRUE, keyCertSign in the key usage if it has
+/// one, and if it is an SVID itself (if it has a SPIFFE ID), an ID of that domain without a path, and a critical key usage (X-4, X-6, X-8,
+///
+///
+/// # Errors
+/// Which rule it breaks.
+pub(super) fn check_authority(
+    certificate: &CertificateDer<'_>,
+    domain: &TrustDomain,
+) -> Result<(SystemTime, SystemTime), SvidError> {
+    let bad = |rule| Err(SvidError::Profile(rule));
+    let parsed = parse(certificate)?;
+    check_form(&parsed, &UNDERSTOOD)?;
+    if !parsed.basic_constraints().map_err(|_| SvidError::Malformed)?.is_some_and(|constraints| constraints.value.ca) {
+        return bad("it is not an authority (CA:TRUE is missing)");
+    }
+    let usage = parsed.key_usage().map_err(|_| SvidError::Malformed)?;
+    if usage.as_ref().is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return bad("its key usage lacks keyCertSign");
+    }
+    let uris = uris(&parsed)?;
+    for uri in uris.iter().filter(|uri| is_spiffe(uri)) {
+        let id: SpiffeId = uri.parse()?;
+        if id.trust_domain() != domain {
+            return bad("it names another trust domain as its own");
+        }
+        if !id.path().is_empty() {
+            return bad("its SPIFFE ID has a path, as only a workload's may");
+        }
+        if uris.len() > 1 {
+            return bad("it has more than one URI name");
+        }
+        if !usage.as_ref().is_some_and(|usage| usage.critical) {
+            return bad("it is an SVID, and its key usage is not critical");
+        }
+    }
+    Ok((time(parsed.validity.not_before), time(parsed.validity.not_after)))
+}
+
+/// Only what any leaf must be: no more than a certificate that can be believed.
+#[cfg(test)]
+pub(super) fn check_leaf_form(leaf: &CertificateDer<'_>) -> Result<(), SvidError> {
+    let certificate = parse(leaf)?;
+    check_signed(&certificate)?;
+    check_form(&certificate, &UNDERSTOOD[..4])
+}
+
+fn is_spiffe(uri: &str) -> bool {
+    uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
 }
 
 /// Parses one certificate with nothing behind it.
@@ -131,11 +225,9 @@ pub(super) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
     }
 }
 
-fn check_form(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
+/// What somebody signed: not asked of a root, which is trusted for being in the bundle. Public roots exist with serial number zero.
+fn check_signed(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
     let bad = |rule| Err(SvidError::Profile(rule));
-    if certificate.version != X509Version::V3 {
-        return bad("it is not a version 3 certificate");
-    }
     let serial = certificate.raw_serial();
     if serial.len() > 20 {
         return bad("its serial number is longer than 20 bytes");
@@ -146,6 +238,14 @@ fn check_form(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
     if !SIGNATURES.contains(&certificate.signature_algorithm.algorithm) {
         return bad("it is signed with an algorithm that is too weak or unknown");
     }
+    Ok(())
+}
+
+fn check_form(certificate: &X509Certificate<'_>, understood: &[Oid<'static>]) -> Result<(), SvidError> {
+    let bad = |rule| Err(SvidError::Profile(rule));
+    if certificate.version != X509Version::V3 {
+        return bad("it is not a version 3 certificate");
+    }
     if !key_is_strong(&certificate.subject_pki) {
         return bad("its public key is too weak or of an unknown kind");
     }
@@ -154,7 +254,7 @@ fn check_form(certificate: &X509Certificate<'_>) -> Result<(), SvidError> {
         if !seen.insert(extension.oid.as_bytes()) {
             return bad("it carries an extension twice");
         }
-        if extension.critical && !UNDERSTOOD.contains(&extension.oid) {
+        if extension.critical && !understood.contains(&extension.oid) {
             return bad("it carries a critical extension that we do not understand");
         }
         if matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. }) {
@@ -197,15 +297,28 @@ fn read_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
     if certificate.subject().iter_rdn().next().is_none() && !names.critical {
         return Err(SvidError::Profile("its subject is empty, so its alternative name must be critical"));
     }
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    match (uris.next(), uris.next()) {
-        (Some(uri), None) => Ok(SpiffeId::workload(uri)?),
-        (None, _) => Err(SvidError::Profile("it has no URI name")),
+    match uris(certificate)?.as_slice() {
+        [uri] => Ok(SpiffeId::workload(uri)?),
+        [] => Err(SvidError::Profile("it has no URI name")),
         _ => Err(SvidError::Profile("it has more than one URI name")),
     }
+}
+
+/// The URIs among a certificate's alternative names.
+fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, SvidError> {
+    let Some(names) = certificate.subject_alternative_name().map_err(|_| SvidError::Malformed)? else {
+        return Ok(Vec::new());
+    };
+    let mut uris = Vec::new();
+    for name in &names.value.general_names {
+        match name {
+            GeneralName::URI(uri) => uris.push(*uri),
+            // A second URI that we cannot read is a second URI: others may read it.
+            GeneralName::Invalid(..) => return Err(SvidError::Profile("one of its alternative names cannot be read")),
+            _ => {}
+        }
+    }
+    Ok(uris)
 }
 
 fn time(at: ASN1Time) -> SystemTime {

@@ -8,7 +8,7 @@ use symbolon_proto::admin as wire;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::federation::{self, Role};
-use crate::identity::{bundles, entries};
+use crate::identity::bundles;
 use crate::model::{Endpoint, Health, MeshView, ServiceName};
 use crate::rollout::{self, judge::Evidence};
 use crate::xds::ProxyStatus;
@@ -61,19 +61,6 @@ pub(super) fn bundle(bundle: &Bundle) -> wire::ShowBundleResponse {
         sequence: bundle.sequence,
         refresh_hint: u32::try_from(bundle.refresh_hint.as_secs()).unwrap_or(u32::MAX),
         authorities: bundle.x509.iter().map(authority).collect(),
-    }
-}
-
-pub(super) fn identity(entry: &entries::Entry) -> wire::Identity {
-    wire::Identity {
-        entry_id: entry.id.to_string(),
-        spiffe_id: entry.spiffe_id.to_string(),
-        node: entry.node.to_string(),
-        selectors: entry.selectors.clone(),
-        ttl_seconds: entry.ttl.map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
-        dns_names: entry.dns_names.clone(),
-        hint: entry.hint.clone(),
-        ..wire::Identity::default()
     }
 }
 

@@ -96,7 +96,7 @@ fn parse(parts: &Parts, node: &NodeName, batch: &wire::LoadBatch) -> Result<Load
     if interval > MAX_INTERVAL {
         return Err(malformed("interval_ms: longer than a day"));
     }
-    if !parts.identity.entries.all().values().any(|entry| entry.node == *node && entry.spiffe_id == identity) {
+    if !parts.identity.entries.may_run(node, &identity) {
         return Err(Refused::NotYourProxy(identity));
     }
     // Envoy reports all its clusters; those that are no services, such as the application's own, are nobody's arm.

@@ -1,8 +1,8 @@
-//! The node's standing conversation. Up: what runs on the node. Down: its entries and the trust bundles, each message the full
-//! state of its kind, pushed at once and at every change.
+//! The node's standing conversation. Up: what runs on the node. Down: its entries, all of them first and then what changes, and the
+//! trust bundles, each message all of them; pushed at once and at every change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use symbolon_kit::drain::Drain;
@@ -11,53 +11,45 @@ use symbolon_kit::supervise::OnExit;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_report::Report;
 use symbolon_proto::node::node_update::Update;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
+use super::conversations::Question;
 use super::{OUTBOX, Parts, Refused, malformed};
-use crate::identity::entries::{Entry, Table};
+use crate::identity::entries::{self, Delta, Entry, Feed};
 use crate::identity::{Identity, bundles};
-use crate::model::NodeName;
+use crate::model::{NodeName, Relationships};
 
 /// A node that does not read for this long has its stream ended; it comes back and gets the full state.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The stream that each node has open. A new one replaces the old: after a cut connection the old one may linger here.
-#[derive(Debug, Default)]
-pub(super) struct Conversations(Arc<Mutex<BTreeMap<NodeName, Drain>>>); // a std mutex: nothing awaits while it is held
-
-impl Conversations {
-    fn replace(&self, node: &NodeName, by: Drain) {
-        let old = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), by);
-        if let Some(old) = old {
-            old.start();
-        }
-    }
-}
+/// Questions to one node that wait for its answer.
+const MAX_QUESTIONS: usize = 64;
 
 /// Starts the conversation; it ends with its stream, with the drain, or with the node's next one.
 pub(super) fn start(
     parts: &Parts,
-    conversations: &Conversations,
     refusals: &Counter,
     node: NodeName,
     reports: Streaming<wire::NodeReport>,
 ) -> ReceiverStream<Result<wire::NodeUpdate, Status>> {
     let (outbox, updates) = mpsc::channel(OUTBOX);
     let replaced = Drain::new();
-    conversations.replace(&node, replaced.clone());
+    let questions = parts.conversations.replace(&node, replaced.clone());
     let conversation = Conversation {
         parts: parts.clone(),
         refusals: refusals.clone(),
         node,
         outbox,
-        entries: None,
+        relationships: Arc::default(),
         bundles: None,
-        pending: None,
+        workloads: None,
+        asked: BTreeMap::new(),
+        next_question: 1,
     };
-    parts.tasks.spawn("node sync", OnExit::Log, conversation.run(reports, replaced));
+    parts.tasks.spawn("node sync", OnExit::Log, conversation.run(reports, questions, replaced));
     ReceiverStream::new(updates)
 }
 
@@ -66,27 +58,38 @@ struct Conversation {
     refusals: Counter,
     node: NodeName,
     outbox: mpsc::Sender<Result<wire::NodeUpdate, Status>>,
+    /// By which the federation of the entries that were sent was resolved.
+    relationships: Arc<Relationships>,
     /// What was sent last, to send only what differs.
-    entries: Option<wire::Entries>,
     bundles: Option<wire::Bundles>,
-    /// The node's last report, if part of it was refused: an entry made later may let it stand.
-    pending: Option<wire::Workloads>,
+    /// The node's last report and whether part of it was refused: an entry that comes may let it stand, one that goes no longer.
+    workloads: Option<(wire::Workloads, bool)>,
+    /// Who waits for what the node says of a process.
+    asked: BTreeMap<u64, oneshot::Sender<wire::Explained>>,
+    next_question: u64,
 }
 
 /// The conversation is over; the reason was told, or there is nobody to tell.
 struct Over;
 
 impl Conversation {
-    async fn run(mut self, mut reports: Streaming<wire::NodeReport>, replaced: Drain) {
+    async fn run(
+        mut self,
+        mut reports: Streaming<wire::NodeReport>,
+        mut questions: mpsc::Receiver<Question>,
+        replaced: Drain,
+    ) {
         info!(node = %self.node, "node connected");
-        let mut entries = self.parts.identity.entries.watch();
+        let mut feed = self.parts.identity.entries.feed(&self.node);
+        let mut relationships = self.parts.relationships.clone();
         let mut bundles = self.parts.identity.bundles.watch();
         let mut taints = self.parts.identity.authorities.taints();
         let drain = self.parts.drain.clone();
-        entries.mark_changed();
+        self.relationships = relationships.borrow_and_update().clone();
         bundles.mark_changed();
-        loop {
-            let outcome = tokio::select! {
+        let mut outcome = self.push_all(&mut feed).await;
+        while outcome.is_ok() {
+            outcome = tokio::select! {
                 changed = bundles.changed() => match changed {
                     Ok(()) => { let table = bundles.borrow_and_update().clone(); self.push_bundles(&table).await }
                     Err(_) => Err(Over),
@@ -96,10 +99,12 @@ impl Conversation {
                     Ok(()) => { let table = bundles.borrow_and_update().clone(); self.push_bundles(&table).await }
                     Err(_) => Err(Over),
                 },
-                changed = entries.changed() => match changed {
-                    Ok(()) => { let table = entries.borrow_and_update().clone(); self.push_entries(&table).await }
+                delta = feed.next() => self.push(delta).await,
+                changed = relationships.changed() => match changed {
+                    Ok(()) => { let now = relationships.borrow_and_update().clone(); self.refederate(&feed, now).await }
                     Err(_) => Err(Over),
                 },
+                Some(question) = questions.recv() => self.ask(question).await,
                 report = reports.message() => match report {
                     Ok(Some(report)) => self.take(report).await,
                     Ok(None) => Err(Over),
@@ -108,11 +113,8 @@ impl Conversation {
                 () = replaced.cancelled() => self.end(&Refused::Replaced),
                 () = drain.cancelled() => self.end(&Refused::Draining),
             };
-            if outcome.is_err() {
-                info!(node = %self.node, "node disconnected");
-                return;
-            }
         }
+        info!(node = %self.node, "node disconnected");
     }
 
     fn broke(&self, status: &Status) -> Result<(), Over> {
@@ -132,7 +134,12 @@ impl Conversation {
                 debug!(node = %self.node, proxy = ?ack.proxy, serial = ?ack.svid_serial, "secret in use");
                 Ok(())
             }
-            Some(Report::Explained(_)) => Ok(()),
+            Some(Report::Explained(explained)) => {
+                // An answer to nothing is one that came too late: whoever asked has gone.
+                let asker = self.asked.remove(&explained.id);
+                let _ = asker.map(|asker| asker.send(explained));
+                Ok(())
+            }
             None => self.end(&Refused::Malformed("a report of no kind; is this control plane too old for it?".into())),
         }
     }
@@ -147,25 +154,48 @@ impl Conversation {
             self.refusals.inc(&[("reason", refusal.label())]);
         }
         let revision = workloads.revision;
-        self.pending = (!refused.is_empty()).then_some(workloads);
+        self.workloads = Some((workloads, !refused.is_empty()));
         let refusals =
             refused.iter().map(|r| wire::Refusal { reason: r.label().to_owned(), detail: r.to_string() }).collect();
         self.send(Update::WorkloadsAck(wire::WorkloadsAck { revision, refusals })).await
     }
 
-    async fn push_entries(&mut self, table: &Table) -> Result<(), Over> {
-        let of_node = table.values().filter(|entry| entry.node == self.node);
-        let entries =
-            wire::Entries { entries: of_node.map(|entry| on_wire(entry)).collect(), removed: Vec::new(), full: true };
-        if self.entries.as_ref() == Some(&entries) {
-            return Ok(());
+    async fn push_all(&mut self, feed: &mut Feed) -> Result<(), Over> {
+        let entries = feed.all().iter().map(|entry| on_wire(entry, &self.relationships)).collect();
+        self.send(Update::Entries(wire::Entries { entries, removed: Vec::new(), full: true })).await
+    }
+
+    async fn push(&mut self, delta: Delta) -> Result<(), Over> {
+        let entries = delta.changed.iter().map(|entry| on_wire(entry, &self.relationships)).collect();
+        let removed: Vec<_> = delta.removed.iter().map(ToString::to_string).collect();
+        let fewer = !removed.is_empty();
+        self.send(Update::Entries(wire::Entries { entries, removed, full: false })).await?;
+        match self.workloads.take() {
+            Some((workloads, refused)) if refused || fewer => self.register(workloads).await,
+            kept => {
+                self.workloads = kept;
+                Ok(())
+            }
         }
-        self.entries = Some(entries.clone());
-        self.send(Update::Entries(entries)).await?;
-        match self.pending.take() {
-            Some(workloads) => self.register(workloads).await,
-            None => Ok(()),
+    }
+
+    /// Sends the entries again that another set of relationships makes different.
+    async fn refederate(&mut self, feed: &Feed, now: Arc<Relationships>) -> Result<(), Over> {
+        let before = std::mem::replace(&mut self.relationships, now);
+        let differs = |entry: &Arc<Entry>| federated(entry, &before) != federated(entry, &self.relationships);
+        let changed: Vec<_> = feed.told().into_iter().filter(differs).collect();
+        if changed.is_empty() { Ok(()) } else { self.push(Delta { changed, removed: Vec::new() }).await }
+    }
+
+    async fn ask(&mut self, question: Question) -> Result<(), Over> {
+        self.asked.retain(|_, asker| !asker.is_closed());
+        if self.asked.len() >= MAX_QUESTIONS {
+            return Ok(()); // the asker sees that its question was dropped
         }
+        let id = self.next_question;
+        self.next_question += 1;
+        self.asked.insert(id, question.answer);
+        self.send(Update::Explain(wire::Explain { id, pid: question.pid })).await
     }
 
     async fn push_bundles(&mut self, table: &bundles::Table) -> Result<(), Over> {
@@ -190,15 +220,24 @@ impl Conversation {
     }
 }
 
-fn on_wire(entry: &Entry) -> wire::Entry {
+fn federated(entry: &Entry, relationships: &Relationships) -> Vec<String> {
+    let domains = entries::resolve(entry.federates_with.as_ref(), relationships);
+    domains.iter().map(ToString::to_string).collect()
+}
+
+fn on_wire(entry: &Entry, relationships: &Relationships) -> wire::Entry {
+    let seconds = |ttl: Option<Duration>| ttl.map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX));
     wire::Entry {
         entry_id: entry.id.to_string(),
         spiffe_id: entry.spiffe_id.to_string(),
-        selectors: entry.selectors.clone(),
-        ttl_seconds: entry.ttl.map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
+        selectors: entry.selectors.iter().map(ToString::to_string).collect(),
+        ttl_seconds: seconds(entry.ttl),
         dns_names: entry.dns_names.clone(),
         hint: entry.hint.clone(),
-        ..wire::Entry::default()
+        jwt_ttl_seconds: seconds(entry.jwt_ttl),
+        federates_with: federated(entry, relationships),
+        expires_at: entry.expires_at.unwrap_or(0),
+        revision: entry.revision,
     }
 }
 

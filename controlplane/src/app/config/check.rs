@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use symbolon_proto::ids::TrustDomain;
 
-use super::file::{File, PeerFile, PolicyFile};
+use super::file::{File, PeerFile, PolicyFile, X509PopFile};
 use super::{Code, Config, Finding, Lifetimes, Listen};
 use crate::federation::{Grants, PeerConfig, Quotas, Timing};
+use crate::identity::X509PopConfig;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
@@ -34,6 +35,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     let known: BTreeSet<PeerName> = file.peers.iter().filter_map(|peer| peer.name.parse().ok()).collect();
     let listen = checker.listen(file);
     let identity = checker.lifetimes(file);
+    let x509pop = file.identity.x509pop.as_ref().map(|of| checker.x509pop(of));
     let services = checker.services(file, &known);
     let federated = checker.federated(file, &known);
     let policy = checker.policy(&file.rollout_policy, file.load_report_interval);
@@ -47,6 +49,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             data_dir: file.data_dir.clone(),
             listen,
             identity,
+            x509pop,
             services,
             federated,
             policy,
@@ -118,7 +121,20 @@ impl Checker {
             let message = "must be whole seconds from 30s to 24h, and at most half of identity.caTtl";
             self.find(Code::Lifetime, "identity.refreshHint", "", message);
         }
-        Lifetimes { ca_ttl: file.ca_ttl, svid_ttl: file.svid_ttl, refresh_hint: file.refresh_hint }
+        if file.node_ttl < SHORTEST_SVID {
+            self.find(Code::Lifetime, "identity.nodeTtl", "", "must be at least 10s");
+        }
+        Lifetimes {
+            ca_ttl: file.ca_ttl,
+            svid_ttl: file.svid_ttl,
+            node_ttl: file.node_ttl,
+            refresh_hint: file.refresh_hint,
+        }
+    }
+
+    fn x509pop(&mut self, file: &X509PopFile) -> X509PopConfig {
+        let name = file.name.as_ref().map(|name| self.parse(Code::Name, "identity.x509pop.name", name));
+        X509PopConfig { ca_bundle: file.ca_bundle.clone(), name: name.flatten().unwrap_or_default() }
     }
 
     fn services(&mut self, file: &File, known: &BTreeSet<PeerName>) -> Vec<ServiceDefinition> {

@@ -64,9 +64,25 @@ pub struct IdentityFile {
     /// Of SVIDs whose entry names no TTL.
     #[serde(with = "duration")]
     pub svid_ttl: Duration,
+    /// Of nodes' own SVIDs: how long a node may be out of reach and still come back by itself.
+    #[serde(with = "duration")]
+    pub node_ttl: Duration,
+    /// Nodes may attest by a certificate that they had before.
+    pub x509pop: Option<X509PopFile>,
     /// `spiffe_refresh_hint` of the bundle.
     #[serde(with = "duration")]
     pub refresh_hint: Duration,
+}
+
+/// Node attestation by proof of possession of a certificate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct X509PopFile {
+    /// The authorities that may vouch for nodes, PEM.
+    pub ca_bundle: PathBuf,
+    /// How a node is named: text with `{fingerprint}`, `{commonName}` or `{serialNumber}`.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// One service of this mesh.
@@ -196,6 +212,8 @@ impl Default for IdentityFile {
         Self {
             ca_ttl: Duration::from_hours(24),
             svid_ttl: Duration::from_hours(1),
+            node_ttl: Duration::from_hours(24),
+            x509pop: None,
             refresh_hint: Duration::from_mins(5),
         }
     }

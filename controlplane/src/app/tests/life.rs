@@ -108,6 +108,9 @@ async fn the_own_svid_is_renewed_at_half_life() {
         key_dir: folder.path().join("keys"),
         ca_ttl: Duration::from_hours(24),
         svid_ttl: Duration::from_hours(1),
+        node_ttl: Duration::from_hours(24),
+        x509pop: None,
+        fence: folder.path().join("tokens.fence"),
         refresh_hint: Duration::from_secs(10),
         authority: identity::authority::Settings::default(),
     };

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use symbolon_kit::clock::unix_ms;
-use symbolon_kit::spiffe::svid::validity;
+use symbolon_kit::spiffe::svid::{key_id, validity};
 use symbolon_proto::ids::TrustDomain;
 
-use super::kind::{Kind, Material, key_id};
+use super::kind::{Kind, Material};
 use super::slots::{Id, Life, Slot, Slots, State};
 use crate::identity::Error;
 use crate::identity::keys::Algorithm;
@@ -126,7 +126,7 @@ fn slot(kind: Kind, record: Record) -> Option<Slot<Material>> {
         if roots.is_empty() {
             roots.push(certificate.clone());
         }
-        let id = key_id(&certificate)?;
+        let id = key_id(&certificate)?.into();
         (id, Life { not_before, not_after }, Material::X509 { certificate, above: owned(record.above), roots })
     } else {
         let algorithm = [Algorithm::EcdsaP256, Algorithm::EcdsaP384, Algorithm::Rsa]

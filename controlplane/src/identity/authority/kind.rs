@@ -6,11 +6,10 @@ use std::time::SystemTime;
 use rcgen::PublicKeyData as _;
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::octets;
-use symbolon_kit::spiffe::svid::validity;
+use symbolon_kit::spiffe::svid::{key_id, validity};
 use symbolon_proto::ids::TrustDomain;
-use x509_parser::extensions::ParsedExtension;
 
-use super::slots::{Id, Life, Slot, State};
+use super::slots::{Life, Slot, State};
 use crate::identity::issue::{Signer, TokenSigner};
 use crate::identity::keys::{Algorithm, KeyManager, RcgenKey};
 use crate::identity::upstream::Upstream;
@@ -98,7 +97,7 @@ impl Maker {
         let unread = || Error::Sign("the new authority's certificate cannot be read".into());
         let (not_before, not_after) = validity(&certificate).map_err(|_| unread())?;
         Ok(Slot {
-            id: key_id(&certificate).ok_or_else(unread)?,
+            id: key_id(&certificate).ok_or_else(unread)?.into(),
             key: Some(name),
             state: State::Prepared,
             life: Life { not_before, not_after },
@@ -161,14 +160,6 @@ impl Material {
 
 /// The subject of a certificate's issuer.
 pub(super) fn issuer(certificate: &CertificateDer<'_>) -> String {
-    x509_parser::parse_x509_certificate(certificate).map_or_else(|_| String::new(), |(_, read)| read.issuer().to_string())
-}
-
-/// A certificate's subject key identifier, in lower-case hex.
-pub fn key_id(certificate: &CertificateDer<'_>) -> Option<Id> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    parsed.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(id) => Some(octets::hex(id.0).into()),
-        _ => None,
-    })
+    x509_parser::parse_x509_certificate(certificate)
+        .map_or_else(|_| String::new(), |(_, read)| read.issuer().to_string())
 }

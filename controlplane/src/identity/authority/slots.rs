@@ -75,7 +75,9 @@ pub struct Slots<M> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<M> {
     /// The process has read these slots; these keys are lost.
-    Started { lost: BTreeSet<Arc<str>> },
+    Started {
+        lost: BTreeSet<Arc<str>>,
+    },
     /// Time has passed.
     Tick,
     /// The key was made, and this is its authority, in state [`State::Prepared`].
@@ -87,15 +89,35 @@ pub enum Event<M> {
     /// The key is no more.
     Destroyed(Arc<str>),
     /// The wall clock went by this much more, or less, than time did.
-    ClockStepped { forward: bool, by: Duration },
+    ClockStepped {
+        forward: bool,
+        by: Duration,
+    },
     /// The operator's words; the id is whole.
-    Prepare { force: bool },
-    Activate { id: Id, force: bool },
-    Taint { id: Id, force: bool },
-    Revoke { id: Id, force: bool },
+    Prepare {
+        force: bool,
+    },
+    Activate {
+        id: Id,
+        force: bool,
+    },
+    Taint {
+        id: Id,
+        force: bool,
+    },
+    Revoke {
+        id: Id,
+        force: bool,
+    },
     /// Of everything below an upstream root.
-    TaintRoot { root: Id, force: bool },
-    RevokeRoot { root: Id, force: bool },
+    TaintRoot {
+        root: Id,
+        force: bool,
+    },
+    RevokeRoot {
+        root: Id,
+        force: bool,
+    },
 }
 
 /// What is to be done, in this order, after the new state is durable.
@@ -143,9 +165,13 @@ pub enum Refused {
     NoKey(Id),
     #[error("{id} was published a moment ago: whoever has not fetched the bundle since refuses what it signs. Wait for {} s more, or use --force", .wait.as_secs())]
     TooSoon { id: Id, wait: Duration },
-    #[error("{0} signs now, and no other authority is ready to. Run `symbolon authority prepare` first, or use --force")]
+    #[error(
+        "{0} signs now, and no other authority is ready to. Run `symbolon authority prepare` first, or use --force"
+    )]
     OnlyOne(Id),
-    #[error("upstream authorities are made elsewhere: lay its files where identity.upstream says, then `symbolon authority prepare`")]
+    #[error(
+        "upstream authorities are made elsewhere: lay its files where identity.upstream says, then `symbolon authority prepare`"
+    )]
     Upstream,
     #[error("the files of identity.upstream still hold {0}. Replace them first, then `symbolon authority prepare`")]
     UpstreamInUse(Id),

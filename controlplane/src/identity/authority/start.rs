@@ -94,7 +94,10 @@ impl Authority {
             .chain(slots.doomed.iter().map(AsRef::as_ref))
             .collect();
         for name in ours.filter(|name| !named.contains(name.as_str())) {
-            warn!(name, "a key that no authority of the journal has: the store may be older than it; it is left where it is");
+            warn!(
+                name,
+                "a key that no authority of the journal has: the store may be older than it; it is left where it is"
+            );
         }
         Ok(slots)
     }
@@ -132,7 +135,8 @@ impl Meters {
                 "Unix time at which the authority that signs ends, by kind; upstream: the first end above ours",
             ),
             steps: metrics.counter("symbolon_authority_steps", "Steps that operators asked for, by outcome"),
-            failures: metrics.counter("symbolon_authority_failures", "What kept an authority's schedule from being followed"),
+            failures: metrics
+                .counter("symbolon_authority_failures", "What kept an authority's schedule from being followed"),
         }
     }
 }

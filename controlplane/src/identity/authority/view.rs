@@ -91,8 +91,7 @@ pub(super) struct Request {
 // === impl Authorities ===
 
 impl Authorities {
-    pub(super) fn new()
-    -> (Self, mpsc::Receiver<Request>, watch::Sender<Arc<Vec<View>>>, watch::Sender<Arc<Taints>>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Request>, watch::Sender<Arc<Vec<View>>>, watch::Sender<Arc<Taints>>) {
         let (orders, taken) = mpsc::channel(ORDERS);
         let (listing, taints) = (watch::Sender::default(), watch::Sender::default());
         (Self { orders, listing: listing.subscribe(), taints: taints.subscribe() }, taken, listing, taints)
@@ -192,7 +191,11 @@ impl Authority {
                 not_after,
                 key_manager: if above.is_some() { "disk" } else { "" },
                 issuer: above.map_or_else(String::new, |above| above.subject.clone()),
-                next: if above.is_some() { "ends, unless its files are replaced" } else { "is not in the files any more" },
+                next: if above.is_some() {
+                    "ends, unless its files are replaced"
+                } else {
+                    "is not in the files any more"
+                },
                 next_at: above.map(|above| above.not_after),
                 note: String::new(),
             }
@@ -208,7 +211,10 @@ impl Authority {
 /// When what signs ends, by kind.
 fn ends(views: &[View]) -> impl Iterator<Item = (Word, SystemTime)> {
     let signs = |view: &&View| view.state == "active";
-    views.iter().filter(signs).map(|view| (view.word, view.next_at.filter(|_| view.word == Word::Upstream).unwrap_or(view.not_after)))
+    views
+        .iter()
+        .filter(signs)
+        .map(|view| (view.word, view.next_at.filter(|_| view.word == Word::Upstream).unwrap_or(view.not_after)))
 }
 
 // === impl Word ===

@@ -288,7 +288,7 @@ impl Store for Failing {
 #[tokio::test]
 async fn fault_003_a_full_disk_delays_the_schedule_and_nothing_else() {
     let world = world();
-    let store = std::sync::Arc::new(Failing { inner: world.store.clone(), fails: AtomicBool::new(false) });
+    let store = Arc::new(Failing { inner: world.store.clone(), fails: AtomicBool::new(false) });
     let (mut authority, issuer, bundles) = stepped(&world, store.clone()).await;
     let (first, published) = (issuer.active_certificate(), bundles.own());
     for (due, step) in [("prepare", CA_TTL / 2), ("activate", CA_TTL / 3)] {

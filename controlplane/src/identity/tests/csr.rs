@@ -150,11 +150,11 @@ async fn bad_011_a_reserved_id() {
     let identity = world().start().await;
     let token = identity.tokens.create(&node("node-1"), SVID_TTL).await.unwrap().token;
     let asking = asking_for(&["spiffe://a.example/symbolon/controlplane/0"]);
-    let refusal = identity.attest_node(&token, &asking).await.unwrap_err();
+    let refusal = join_with(&identity, &token, &asking).await.unwrap_err();
     assert!(matches!(refusal, Refusal::BadCsr(_)), "{refusal}");
     let refusal = identity.renew_node(&node("node-1"), &asking).unwrap_err();
     assert!(matches!(refusal, Refusal::NotGranted(_)), "{refusal}");
-    identity.attest_node(&token, &plain_csr()).await.expect("the token was not spent");
+    join_with(&identity, &token, &plain_csr()).await.expect("the token was not spent");
 }
 
 #[test]

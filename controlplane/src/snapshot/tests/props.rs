@@ -38,6 +38,10 @@ enum Step {
     Leave {
         node: u8,
     },
+    Lifetime {
+        server: bool,
+        seconds: Option<u8>,
+    },
     /// Equal values in new places.
     Copy,
 }
@@ -68,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0u8..3, prop::option::of(0usize..4), prop::collection::vec((0usize..4, 0u8..3), 0..4))
             .prop_map(|(node, serves, upstreams)| Step::Node { node, serves, upstreams }),
         (0u8..3).prop_map(|node| Step::Leave { node }),
+        (any::<bool>(), prop::option::of(2u8..4)).prop_map(|(server, seconds)| Step::Lifetime { server, seconds }),
         Just(Step::Copy),
     ]
 }
@@ -135,6 +140,13 @@ fn apply(view: &mut MeshView, step: &Step) {
         }
         Step::Leave { node } => {
             view.workloads.remove(&format!("n{node}").parse().unwrap());
+        }
+        Step::Lifetime { server, seconds } => {
+            let identity = if *server { PAY_A } else { CHECKOUT }.parse().unwrap();
+            match seconds {
+                Some(seconds) => view.lifetimes.insert(identity, Duration::from_secs((*seconds).into())),
+                None => view.lifetimes.remove(&identity),
+            };
         }
         Step::Copy => {
             view.services.values_mut().for_each(|all| {

@@ -35,7 +35,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Nodes;
 
 impl Admission for Nodes {
-    fn node_of(&self, id: &SpiffeId) -> Option<NodeName> {
+    fn node_of(&self, id: &SpiffeId, _: &str) -> Option<NodeName> {
         let name = id.as_str().strip_prefix("spiffe://a.example/symbolon/node/")?;
         name.parse().ok()
     }
@@ -66,7 +66,7 @@ impl Bed {
             if let Some(peer) = request.metadata().get("x-test-peer") {
                 let id = peer.to_str().unwrap().parse().ok();
                 let address = SocketAddr::from(([127, 0, 0, 1], 1));
-                request.extensions_mut().insert(PeerIdentity { id, address });
+                request.extensions_mut().insert(PeerIdentity { id, serial: "01".into(), address });
             }
             Ok::<_, Status>(request)
         });

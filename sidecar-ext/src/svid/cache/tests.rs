@@ -5,13 +5,14 @@ use symbolon_proto::ids::TrustDomain;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::identity::Held;
 use crate::testing::{Ca, HOUR, entry, now, soon, until};
 
 const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
 
 /// Signs by a script.
 struct Fake {
-    ca: Ca,
+    ca: Mutex<Arc<Ca>>,
     grants: Mutex<BTreeMap<String, String>>,
     batches: watch::Sender<Vec<usize>>,
     ttl: Duration,
@@ -26,11 +27,11 @@ impl Minter for Fake {
                 gate.notified().await;
             }
             self.batches.send_modify(|batches| batches.push(csrs.len()));
-            let grants = self.grants.lock().unwrap();
+            let (grants, ca) = (self.grants.lock().unwrap(), self.ca.lock().unwrap().clone());
             let mint = |csr: wire::Csr| {
                 let outcome = match grants.get(&csr.entry_id) {
                     Some(id) => {
-                        let chain = vec![self.ca.sign(&csr.csr, id, now(), self.ttl).to_vec().into()];
+                        let chain = vec![ca.sign(&csr.csr, id, now(), self.ttl).to_vec().into()];
                         wire::minted::Outcome::Svid(wire::Svid { spiffe_id: id.clone(), chain, expires_at: 0 })
                     }
                     None => wire::minted::Outcome::Refusal(wire::Refusal {
@@ -51,13 +52,13 @@ struct Rig {
     view: watch::Receiver<Arc<View>>,
     drain: Drain,
     task: tokio::task::JoinHandle<()>,
-    _bundles: watch::Sender<Arc<BundleTable>>,
+    trust: watch::Sender<Arc<Trust>>,
     _workloads: watch::Sender<Arc<[Workload]>>,
 }
 
 fn fake(grants: &[(&str, &str)]) -> Fake {
     Fake {
-        ca: Ca::new("a.example"),
+        ca: Mutex::new(Arc::new(Ca::new("a.example"))),
         grants: Mutex::new(grants.iter().map(|(id, spiffe_id)| ((*id).into(), (*spiffe_id).into())).collect()),
         batches: watch::channel(Vec::new()).0,
         ttl: HOUR,
@@ -71,22 +72,26 @@ fn list(entries: Vec<Entry>) -> Option<EntryList> {
 
 impl Rig {
     fn start(fake: Arc<Fake>, dir: &std::path::Path, first: Option<EntryList>) -> Self {
+        Self::start_at(fake, dir, first, Clock::system())
+    }
+
+    fn start_at(fake: Arc<Fake>, dir: &std::path::Path, first: Option<EntryList>, clock: Clock) -> Self {
         let (entries, entries_rx) = watch::channel(first);
-        let (bundles, bundles_rx) = watch::channel(Arc::default());
+        let (trust, trust_rx) = watch::channel(Arc::default());
         let (workloads, workloads_rx) = watch::channel(Arc::<[Workload]>::from([]));
         let own: TrustDomain = "a.example".parse().unwrap();
-        let (view_tx, view) = watch::channel(Arc::new(View::empty(own, Arc::from([]))));
+        let (view_tx, view) = watch::channel(Arc::new(View::empty(own)));
         let setup = Setup {
             keep: Keep::open(&dir.join("svids")).unwrap(),
-            clock: Clock::system(),
+            clock,
             seed: 1,
             counts: Counts::new(&Metrics::new()),
         };
-        let inputs = Inputs { entries: entries_rx, bundles: bundles_rx, workloads: workloads_rx };
+        let inputs = Inputs { entries: entries_rx, trust: trust_rx, workloads: workloads_rx };
         let drain = Drain::new();
         let cache = Cache::new(fake.clone(), setup, inputs, view_tx);
         let task = tokio::spawn(cache.run(drain.clone()));
-        Self { fake, entries, view, drain, task, _bundles: bundles, _workloads: workloads }
+        Self { fake, entries, view, drain, task, trust, _workloads: workloads }
     }
 
     async fn stop(self) {
@@ -221,5 +226,113 @@ async fn other_terms_bring_a_new_svid_and_other_selectors_do_not() {
     let view = until(&mut rig.view, |view| serial(&view.held[0]).is_some_and(|serial| serial != first)).await;
     assert_eq!(view.held[0].entry.ttl_seconds, 60);
     assert_eq!(*rig.fake.batches.borrow(), [1, 1]);
+    rig.stop().await;
+}
+
+/// `count` workloads, each with its grant.
+fn many(count: usize) -> (Fake, Option<EntryList>) {
+    let ids: Vec<_> = (0..count).map(|at| (format!("e{at:04}"), format!("spiffe://a.example/w{at}"))).collect();
+    let grants: Vec<_> = ids.iter().map(|(id, spiffe_id)| (id.as_str(), spiffe_id.as_str())).collect();
+    let entries = grants.iter().map(|(id, spiffe_id)| entry(id, spiffe_id, &["unix:uid:0"])).collect();
+    (fake(&grants), list(entries))
+}
+
+fn tainted(ca: &Ca) -> Arc<Trust> {
+    let tainted = Tainted { x509: [ca.key_id()].into(), ..Tainted::default() };
+    Arc::new(Trust { tainted: Arc::new(tainted), ..Trust::default() })
+}
+
+#[tokio::test]
+async fn a_restart_with_a_thousand_workloads_keeps_every_key_and_mints_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, entries) = many(1000);
+    let fake = Arc::new(fake);
+    let mut rig = Rig::start(fake.clone(), dir.path(), entries.clone());
+    let before: Vec<_> = rig.all_valid(1000).await.held.iter().map(serial).collect();
+    rig.stop().await;
+    fake.batches.send_modify(Vec::clear);
+    let began = tokio::time::Instant::now();
+    let rig = Rig::start(fake.clone(), dir.path(), entries);
+    let took = began.elapsed();
+    let after: Vec<_> = rig.view.borrow().held.iter().map(serial).collect();
+    assert_eq!(after, before, "served before anything has run");
+    rig.stop().await;
+    assert_eq!(fake.batches.borrow().iter().sum::<usize>(), 0, "nothing was minted again");
+    println!("1,000 SVIDs were read back in {took:?}");
+}
+
+#[tokio::test]
+async fn fault_021_a_tainted_authority_has_everything_it_signed_replaced_at_once_and_served_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, entries) = many(120);
+    let fake = Arc::new(fake);
+    let mut rig = Rig::start(fake.clone(), dir.path(), entries);
+    rig.all_valid(120).await;
+    let old = std::mem::replace(&mut *fake.ca.lock().unwrap(), Arc::new(Ca::new("a.example")));
+    let is_old = |held: &Held| match &held.holding {
+        Holding::Valid(svid) => is_tainted(&svid.chain, &tainted(&old).tainted),
+        Holding::Pending | Holding::Failed => panic!("a gap"),
+    };
+    fake.batches.send_modify(Vec::clear);
+    rig.trust.send_replace(tainted(&old));
+    while rig.view.borrow_and_update().held.iter().any(is_old) {
+        soon(rig.view.changed()).await.unwrap();
+    }
+    assert_eq!(fake.batches.borrow().iter().sum::<usize>(), 120, "each once");
+    // The same taint once more is no news.
+    rig.trust.send_replace(tainted(&old));
+    rig.entries.send_modify(|_| {});
+    soon(rig.view.changed()).await.unwrap();
+    assert_eq!(fake.batches.borrow().iter().sum::<usize>(), 120);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_still_signs_by_the_tainted_authority_is_asked_again_and_not_hammered() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Arc::new(fake(&[("web", WEB)]));
+    let old = fake.ca.lock().unwrap().clone();
+    let mut rig = Rig::start(fake.clone(), dir.path(), list(vec![entry("web", WEB, &["unix:uid:0"])]));
+    let first = serial(&rig.all_valid(1).await.held[0]);
+    rig.trust.send_replace(tainted(&old));
+    let mut batches = fake.batches.subscribe();
+    until(&mut batches, |batches| batches.len() >= 3).await;
+    assert_eq!(serial(&rig.view.borrow().held[0]), first, "what is held is no worse");
+    *fake.ca.lock().unwrap() = Arc::new(Ca::new("a.example"));
+    until(&mut rig.view, |view| serial(&view.held[0]).is_some_and(|serial| Some(serial) != first)).await;
+    assert!(batches.borrow().len() < 20, "{:?}", batches.borrow());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_taint_that_was_heard_before_the_restart_is_acted_on_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Arc::new(fake(&[("web", WEB)]));
+    let web = || list(vec![entry("web", WEB, &["unix:uid:0"])]);
+    let mut rig = Rig::start(fake.clone(), dir.path(), web());
+    let before = serial(&rig.all_valid(1).await.held[0]);
+    rig.stop().await;
+    let old = std::mem::replace(&mut *fake.ca.lock().unwrap(), Arc::new(Ca::new("a.example")));
+    let mut rig = Rig::start(fake, dir.path(), web());
+    rig.trust.send_replace(tainted(&old));
+    until(&mut rig.view, |view| serial(&view.held[0]).is_some_and(|serial| Some(serial) != before)).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn i_6_an_entry_that_ends_is_gone_at_that_moment_and_its_key_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(now());
+    let ending = Entry { expires_at: Some(now() + Duration::from_secs(60)), ..entry("web", WEB, &["unix:uid:0"]) };
+    let job = entry("job", "spiffe://a.example/job", &["unix:uid:0"]);
+    let fake = fake(&[("web", WEB), ("job", "spiffe://a.example/job")]);
+    let mut rig = Rig::start_at(Arc::new(fake), dir.path(), list(vec![job, ending]), clock.clone());
+    rig.all_valid(2).await;
+    clock.advance(Duration::from_secs(59));
+    assert_eq!(rig.view.borrow().held.len(), 2);
+    clock.advance(Duration::from_secs(1));
+    let view = until(&mut rig.view, |view| view.held.len() == 1).await;
+    assert_eq!(view.held[0].entry.id.as_ref(), "job");
+    assert_eq!(std::fs::read_dir(dir.path().join("svids")).unwrap().count(), 1);
     rig.stop().await;
 }

@@ -131,6 +131,39 @@ fn new_terms_are_asked_for_at_once_and_the_old_svid_is_served_meanwhile() {
     assert_eq!(rig.serves(), Some(held.serial.clone()));
 }
 
+#[test]
+fn a_tainted_svid_is_replaced_at_once_and_served_until_then() {
+    let mut rig = Rig::new();
+    rig.step(Event::Tick);
+    let (held, _) = rig.issue();
+    assert_eq!(rig.step(Event::Tainted), []);
+    assert_eq!(rig.step(Event::Tick), [Effect::Request]);
+    assert_eq!(rig.serves(), Some(held.serial.clone()));
+    // The control plane has not changed over yet: what it sends is no better, and is asked for again, ever less often.
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        let again = Arc::new(rig.ca.svid_from("spiffe://a.example/w", rig.now, HOUR));
+        assert_eq!(rig.step(Event::IssuedTainted(again)), []);
+        assert_eq!(rig.serves(), Some(held.serial.clone()));
+        let wait = rig.slot.wakes().unwrap().duration_since(rig.now).unwrap();
+        assert_eq!(rig.after(wait), [Effect::Request]);
+        waits.push(wait);
+    }
+    assert!(waits[2] > waits[0] && waits[0] >= FIRST_WAIT / 2, "{waits:?}");
+    let (fresh, effects) = rig.issue();
+    assert_eq!((effects, rig.serves()), (vec![Effect::Publish], Some(fresh.serial.clone())));
+}
+
+#[test]
+fn where_nothing_is_held_a_tainted_svid_is_better_than_none() {
+    let mut rig = Rig::new();
+    rig.step(Event::Tick);
+    let svid = Arc::new(rig.ca.svid_from("spiffe://a.example/w", rig.now, HOUR));
+    assert_eq!(rig.step(Event::IssuedTainted(svid.clone())), [Effect::Publish]);
+    assert_eq!(rig.serves(), Some(svid.serial.clone()));
+    assert_eq!(rig.after(FIRST_WAIT), [Effect::Request], "and is replaced soon");
+}
+
 /// The whole table: from each state, each event; what is served and what is done.
 #[test]
 fn every_transition_is_as_drawn() {
@@ -144,7 +177,14 @@ fn every_transition_is_as_drawn() {
         Slot::Valid { svid: held.clone(), renew_at: at, failures: 0 },
         Slot::Renewing { svid: held, failures: 0 },
     ];
-    let events = [Event::Tick, Event::Issued(newer), Event::Failed, Event::Changed];
+    let events = [
+        Event::Tick,
+        Event::Issued(newer.clone()),
+        Event::IssuedTainted(newer),
+        Event::Failed,
+        Event::Tainted,
+        Event::Changed,
+    ];
     let mut table = String::new();
     for state in &states {
         for event in &events {
@@ -156,19 +196,27 @@ fn every_transition_is_as_drawn() {
     let drawn = "\
 Empty Tick -> Requested [Request]
 Empty Issued -> Valid [Publish]
+Empty IssuedTainted -> Valid [Publish]
 Empty Failed -> Empty []
+Empty Tainted -> Empty []
 Empty Changed -> Empty []
 Requested Tick -> Requested []
 Requested Issued -> Valid [Publish]
+Requested IssuedTainted -> Valid [Publish]
 Requested Failed -> Empty [Publish]
+Requested Tainted -> Requested []
 Requested Changed -> Empty []
 Valid Tick -> Renewing [Request]
 Valid Issued -> Valid [Publish]
+Valid IssuedTainted -> Valid []
 Valid Failed -> Valid []
+Valid Tainted -> Valid []
 Valid Changed -> Valid []
 Renewing Tick -> Renewing []
 Renewing Issued -> Valid [Publish]
+Renewing IssuedTainted -> Valid []
 Renewing Failed -> Valid []
+Renewing Tainted -> Renewing []
 Renewing Changed -> Valid []
 ";
     assert_eq!(table, drawn);
@@ -187,7 +235,9 @@ fn name_of(event: &Event) -> &'static str {
     match event {
         Event::Tick => "Tick",
         Event::Issued(_) => "Issued",
+        Event::IssuedTainted(_) => "IssuedTainted",
         Event::Failed => "Failed",
+        Event::Tainted => "Tainted",
         Event::Changed => "Changed",
     }
 }

@@ -126,9 +126,7 @@ impl<M: Clone> Next<'_, M> {
             if !force && !outdated {
                 return Err(Refused::Pending(pending.id.clone()));
             }
-            let id = pending.id.clone(); // it never signed
-            self.set(&id, State::Revoked);
-            self.slots.unpublished = true;
+            self.discard_pending(|_| true);
         }
         self.make();
         Ok(())
@@ -237,10 +235,7 @@ impl<M: Clone> Next<'_, M> {
     fn follow_schedule(&mut self) {
         self.forget();
         let (now, policy) = (self.context.now, self.context.policy);
-        if let Some(late) = self.slots.pending().filter(|slot| slot.life.not_after <= now).map(|slot| slot.id.clone()) {
-            self.set(&late, State::Revoked); // it ended before it ever signed
-            self.slots.unpublished = true;
-        }
+        self.discard_pending(|pending| pending.life.not_after <= now); // it ended before it ever signed
         let Some(active) = self.slots.active().cloned().filter(|active| now < active.life.not_after) else {
             return self.let_something_sign();
         };
@@ -275,7 +270,16 @@ impl<M: Clone> Next<'_, M> {
         if let Some(valid) = self.best() {
             self.activate(&valid);
         } else if self.slots.making.is_none() && !self.slots.slots.iter().any(|slot| slot.state == State::Prepared) {
+            self.discard_pending(|_| true); // made while the clock was ahead
             self.make();
+        }
+    }
+
+    /// What never signed is not needed.
+    fn discard_pending(&mut self, if_so: impl Fn(&Slot<M>) -> bool) {
+        if let Some(id) = self.slots.pending().filter(|pending| if_so(pending)).map(|pending| pending.id.clone()) {
+            self.set(&id, State::Revoked);
+            self.slots.unpublished = true;
         }
     }
 

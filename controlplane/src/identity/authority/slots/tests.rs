@@ -33,7 +33,14 @@ fn slot(text: &str) -> Slot<()> {
         other => panic!("{other}"),
     };
     let life = Life { not_before: second(from), not_after: second(from + TTL) };
-    Slot { id: id.into(), key: key.then(|| format!("key-{id}").into()), state, life, root: root.map(Id::from), material: () }
+    Slot {
+        id: id.into(),
+        key: key.then(|| format!("key-{id}").into()),
+        state,
+        life,
+        root: root.map(Id::from),
+        material: (),
+    }
 }
 
 fn slots(text: &str) -> Slots<()> {
@@ -52,16 +59,20 @@ fn slots(text: &str) -> Slots<()> {
 
 fn shown(slots: &Slots<()>) -> String {
     let since = |at: SystemTime| at.duration_since(second(0)).unwrap().as_secs();
-    let mut words: Vec<String> = slots.slots.iter().map(|slot| {
-        let from = since(slot.life.not_before);
-        let at = match slot.state {
-            State::Published { at } | State::Tainted { at } if since(at) != from => format!("/{}", since(at)),
-            _ => String::new(),
-        };
-        let key = if slot.key.is_some() { "" } else { "-" };
-        let root = slot.root.as_ref().map_or(String::new(), |root| format!("!{root}"));
-        format!("{}:{}@{from}{at}{key}{root}", slot.id, slot.state.word())
-    }).collect();
+    let mut words: Vec<String> = slots
+        .slots
+        .iter()
+        .map(|slot| {
+            let from = since(slot.life.not_before);
+            let at = match slot.state {
+                State::Published { at } | State::Tainted { at } if since(at) != from => format!("/{}", since(at)),
+                _ => String::new(),
+            };
+            let key = if slot.key.is_some() { "" } else { "-" };
+            let root = slot.root.as_ref().map_or(String::new(), |root| format!("!{root}"));
+            format!("{}:{}@{from}{at}{key}{root}", slot.id, slot.state.word())
+        })
+        .collect();
     words.extend(slots.making.iter().map(|name| format!("making={name}")));
     words.extend(slots.doomed.iter().map(|name| format!("doomed={name}")));
     words.extend(slots.unpublished.then(|| "unpublished".to_owned()));
@@ -177,15 +188,21 @@ fn a_key_that_could_not_be_made_is_tried_again_at_the_next_tick_only() {
 
 #[test]
 fn what_a_crash_cut_off_is_done_again() {
-    check("a:active@0 making=m", 100, "start", "a:active@0 doomed=m unpublished hold=700", "sign a, publish, destroy m");
-    check("a:active@0 doomed=k", 100, "start", "a:active@0 doomed=k unpublished hold=700", "sign a, publish, destroy k");
     check(
-        "a:active@0 b:prepared@99",
+        "a:active@0 making=m",
         100,
         "start",
-        "a:active@0 b:prepared@99 unpublished hold=700",
-        "sign a, publish",
+        "a:active@0 doomed=m unpublished hold=700",
+        "sign a, publish, destroy m",
     );
+    check(
+        "a:active@0 doomed=k",
+        100,
+        "start",
+        "a:active@0 doomed=k unpublished hold=700",
+        "sign a, publish, destroy k",
+    );
+    check("a:active@0 b:prepared@99", 100, "start", "a:active@0 b:prepared@99 unpublished hold=700", "sign a, publish");
     check("making=m", 0, "start", "making=n doomed=m unpublished hold=600", "make n, publish, destroy m");
 }
 
@@ -198,7 +215,13 @@ fn lost_keys_sign_no_more_but_what_they_signed_is_still_verified() {
         "a:old@0- b:old@300- c:revoked@310- making=n unpublished hold=1000",
         "make n, publish",
     );
-    check("a:active@0 b:published@300", 400, "start key-a", "a:old@0- b:active@300 unpublished hold=1000", "sign b, publish");
+    check(
+        "a:active@0 b:published@300",
+        400,
+        "start key-a",
+        "a:old@0- b:active@300 unpublished hold=1000",
+        "sign b, publish",
+    );
 }
 
 #[test]
@@ -235,7 +258,13 @@ fn by_hand_taint() {
     check("a:active@0 b:published@10", 50, "taint a", tainted, "sign b, destroy key-a");
     check("a:old@0 b:active@10", 50, "taint a", tainted, "destroy key-a");
     check("a:active@0 b:published@40", 50, "taint a", "authority_too_soon", "");
-    check("a:active@0 b:published@40", 50, "taint a force", "a:tainted@0/50- b:active@40 doomed=key-a", "sign b, destroy key-a");
+    check(
+        "a:active@0 b:published@40",
+        50,
+        "taint a force",
+        "a:tainted@0/50- b:active@40 doomed=key-a",
+        "sign b, destroy key-a",
+    );
     check("a:active@0", 50, "taint a", "only_authority", "");
     check("a:active@0", 50, "taint a force", "only_authority", "");
     check("a:active@0 b:prepared@40", 50, "taint a force", "only_authority", "");
@@ -250,10 +279,22 @@ fn by_hand_revoke() {
     check("a:tainted@0/50- b:active@10", 70, "revoke a", revoked, "publish");
     check("a:tainted@0/50- b:active@10", 51, "revoke a force", revoked, "publish");
     check("a:old@0 b:active@10", 50, "revoke a", "authority_not_tainted", "");
-    check("a:old@0 b:active@10", 50, "revoke a force", "a:revoked@0- b:active@10 doomed=key-a unpublished", "publish, destroy key-a");
+    check(
+        "a:old@0 b:active@10",
+        50,
+        "revoke a force",
+        "a:revoked@0- b:active@10 doomed=key-a unpublished",
+        "publish, destroy key-a",
+    );
     check("a:active@0 b:published@10", 50, "revoke a force", "authority_state", "");
     check("a:revoked@0- b:active@10", 50, "revoke a force", "authority_state", "");
-    check("a:active@0 b:published@10", 50, "revoke b", "a:active@0 b:revoked@10- doomed=key-b unpublished", "publish, destroy key-b");
+    check(
+        "a:active@0 b:published@10",
+        50,
+        "revoke b",
+        "a:active@0 b:revoked@10- doomed=key-b unpublished",
+        "publish, destroy key-b",
+    );
 }
 
 #[test]
@@ -437,7 +478,14 @@ impl World {
     fn check(&self) {
         let active: Vec<_> = self.slots.slots.iter().filter(|slot| slot.state == State::Active).collect();
         assert!(active.len() <= 1);
-        assert!(self.slots.slots.iter().filter(|slot| matches!(slot.state, State::Prepared | State::Published { .. })).count() <= 1);
+        assert!(
+            self.slots
+                .slots
+                .iter()
+                .filter(|slot| matches!(slot.state, State::Prepared | State::Published { .. }))
+                .count()
+                <= 1
+        );
         for slot in &self.slots.slots {
             if let State::Tainted { .. } | State::Revoked = slot.state {
                 assert!(slot.key.is_none(), "its key is destroyed");
