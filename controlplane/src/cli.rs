@@ -10,6 +10,7 @@ pub mod client;
 pub mod demo;
 pub mod failure;
 pub mod identity;
+pub mod node;
 pub mod output;
 pub mod peer;
 pub mod proxy;
@@ -58,6 +59,9 @@ pub enum Command {
     /// Join tokens for nodes
     #[command(subcommand)]
     Token(token::Command),
+    /// Attested nodes: look at, evict, ban
+    #[command(subcommand)]
+    Node(node::Command),
     /// Federated peers: invite, accept, look at
     #[command(subcommand)]
     Peer(peer::Command),
@@ -132,6 +136,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let client = Client::new(&cli.admin_socket);
     match cli.command {
         Command::Token(command) => token::run(&client, command).await,
+        Command::Node(command) => node::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
         Command::Authority(command) => authority::run(&client, command).await,

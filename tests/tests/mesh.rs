@@ -3,9 +3,13 @@
 
 mod mesh {
     mod bad_input;
+    mod chains;
     mod commands;
+    mod csr;
     mod identity;
     mod link;
+    mod nodes;
+    mod oracle;
     mod path;
     mod rollout;
     mod shop;

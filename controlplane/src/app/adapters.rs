@@ -1,6 +1,7 @@
 //! Traits that the parts own, made of each other's handles.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -21,6 +22,9 @@ use crate::{rollout, xds};
 /// What a node may run, by the registration entries.
 #[derive(Clone, Debug)]
 pub(super) struct ByEntries(pub(super) Identity);
+
+/// How long a connection without a tenure lasts.
+const TO_BE_TOLD: Duration = Duration::from_secs(1);
 
 /// A node's connections last as long as its tenure.
 #[derive(Clone, Debug)]
@@ -44,10 +48,13 @@ impl xds::Admission for ByEntries {
 
 impl Standing for Tenures {
     fn lost(&self, peer: &PeerIdentity) -> BoxFuture<'static, ()> {
-        let node = peer.id.as_ref().and_then(|id| self.0.node_of(id));
-        match node.and_then(|node| self.0.nodes.tenure(&node, &peer.serial)) {
+        let Some(node) = peer.id.as_ref().and_then(|id| self.0.node_of(id)) else {
+            return std::future::pending().boxed(); // no node: nothing of what ends a node's tenure concerns it
+        };
+        match self.0.nodes.tenure(&node, &peer.serial) {
             Some(tenure) => async move { tenure.ended().await }.boxed(),
-            None => std::future::pending().boxed(), // no node; or one that is refused call by call, and so told why
+            // Its calls are refused, and so it is told why. Then it must come anew, with the certificate that it has by then.
+            None => tokio::time::sleep(TO_BE_TOLD).boxed(),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::lifetimes::Lifetimes;
 use super::own_svid::OwnSvid;
 use super::publish::Publisher;
 use super::running::Life;
-use super::{Config, Seams};
+use super::{Config, Seams, bans};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
 use crate::model::{Change, Labels, MeshView, Relationships};
@@ -121,6 +121,8 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
     let conversations = node::Conversations::default();
     let standing = Arc::new(Tenures(core.identity.clone()));
+    let bans = bans::follow(core.identity.nodes.watch(), registrations.clone(), life.core.drain.clone());
+    life.core.spawn("bans", bans);
     let node_parts = node::Parts {
         identity: core.identity.clone(),
         registrations,
@@ -249,6 +251,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
     let authority = identity::Config {
         trust_domain: config.trust_domain.clone(),
         key_dir: config.data_dir.join("keys"),
+        audit_dir: config.data_dir.join("audit"),
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
         node_ttl: config.identity.node_ttl,
@@ -257,7 +260,8 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         refresh_hint: config.identity.refresh_hint,
         authority: identity::authority::Settings::default(),
     };
-    Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)
+    let (clock, core) = (seams.clock.clone(), &life.core);
+    Ok(Identity::start(authority, store, clock, &life.metrics, &core.tasks, core.drain.clone()).await?)
 }
 
 fn definitions(config: &Config) -> Change {

@@ -19,6 +19,11 @@ pub fn token_authority(kind: &str) -> Key {
     key(format!("identity/authority/{kind}"))
 }
 
+/// How far the audit log goes.
+pub fn audit_head() -> Key {
+    key("identity/audit/head".into())
+}
+
 /// A join token, by the SHA-256 of its text in hex.
 pub fn token(hash: &str) -> Key {
     key(format!("identity/tokens/{hash}"))

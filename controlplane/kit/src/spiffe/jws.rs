@@ -375,6 +375,11 @@ pub(super) fn date(at: SystemTime) -> Result<u64, EncodeError> {
 // === impl Token ===
 
 impl Token {
+    /// Takes charge of a token that was received.
+    pub fn received(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -16,8 +16,9 @@ use crate::rollout::plan::{Policy, Shift, Step};
 
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
-/// What consumers of a bundle take as its refresh hint; others are cut to it, and peers would see two contents of one sequence.
-const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(24);
+/// What all consumers of a bundle make use of: SPIRE asks no more often than for a minute's hint, and none should learn of a key later
+/// than by the default of SPIFFE_Trust_Domain_and_Bundle.md §6.1.
+const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(300);
 /// An authority hands over when a sixth of its life remains: an SVID longer than that would be cut short.
 const SVIDS_PER_AUTHORITY: u32 = 6;
 
@@ -118,7 +119,7 @@ impl Checker {
         }
         let hint = file.refresh_hint;
         if !HINTS.contains(&hint) || hint.subsec_nanos() != 0 || hint > file.ca_ttl / 2 {
-            let message = "must be whole seconds from 30s to 24h, and at most half of identity.caTtl";
+            let message = "must be whole seconds from 1m to 5m, and at most half of identity.caTtl";
             self.find(Code::Lifetime, "identity.refreshHint", "", message);
         }
         if file.node_ttl < SHORTEST_SVID {

@@ -5,7 +5,7 @@ fn with(from: &str, to: &str) -> String {
     let good = r#"trustDomain: a.example
 dataDir: data
 listen: {node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: admin/admin.sock}
-identity: {caTtl: 24h, svidTtl: 60s, refreshHint: 30s}
+identity: {caTtl: 24h, svidTtl: 60s, refreshHint: 60s}
 services:
 - name: payments.shop
 - name: ledger.shop
@@ -76,7 +76,8 @@ fn each_problem_has_its_code_field_and_line() {
         ("[127.2.0.0/16]", "[127.2.0.1/16]", "f:24: SYM0009: peers[0].grants.addresses: "),
         ("\"*.shop\"", "\"*\"", "f:23: SYM0009: peers[0].grants.names: "),
         ("spiffe://b.example/ns", "spiffe://c.example/ns", "f:22: SYM0009: peers[0].grants.identities: "),
-        ("refreshHint: 30s", "refreshHint: 10s", "f: SYM0004: identity.refreshHint: "),
+        ("refreshHint: 60s", "refreshHint: 59s", "f: SYM0004: identity.refreshHint: "),
+        ("refreshHint: 60s", "refreshHint: 301s", "f: SYM0004: identity.refreshHint: "),
         ("suspectAfter: 3s", "suspectAfter: 30s", "f: SYM0010: federation: "),
         ("trustDomain: b.example", "trustDomain: b.example\n  address: https://b", "f:21: SYM0011: peers[0].address: "),
     ] {

@@ -176,7 +176,7 @@ fn file(folder: &Path, own: &str, other: &str) -> std::path::PathBuf {
 trustDomain: {own}.example
 dataDir: "{at}/data"
 listen: {{node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: "{at}/admin/admin.sock"}}
-identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 30s}}
+identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 60s}}
 services: [{{name: payments.shop, exportTo: [{other}]}}]
 federatedServices: [{{name: payments.shop, peers: [{other}]}}]
 peers:
