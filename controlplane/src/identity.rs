@@ -171,8 +171,15 @@ impl Identity {
         let folder = config.audit_dir.clone();
         let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
-        let (authority, authorities, issuer) =
-            authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
+        let (authority, authorities, issuer) = authority::Authority::load_or_create(
+            &config,
+            store.clone(),
+            clock.clone(),
+            bundles.clone(),
+            audit.clone(),
+            metrics,
+        )
+        .await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
         tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
@@ -248,7 +255,7 @@ impl Error {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Store(_) => "store",
-            Self::Audit(_) => "audit",
+            Self::Audit(error) => error.label(),
             Self::Key(error) | Self::LostKey { error } => error.label(),
             Self::Upstream(error) => error.label(),
             Self::Fence { .. } => "fence",
