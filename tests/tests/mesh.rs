@@ -7,6 +7,7 @@ mod mesh {
     mod identity;
     mod link;
     mod path;
+    mod registration;
     mod rollout;
     mod shop;
     mod sidecar;
