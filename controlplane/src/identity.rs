@@ -3,6 +3,7 @@
 //! [`Identity`] is the whole.
 
 pub mod attest;
+pub mod audit;
 pub mod authority;
 pub mod bundles;
 pub mod entries;
@@ -10,6 +11,7 @@ pub mod issue;
 pub mod keys;
 pub mod nodes;
 pub mod profile;
+mod reuse;
 pub mod schedule;
 pub mod tokens;
 
@@ -20,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::Metrics;
 use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Where keys are kept, each in a file of mode 0600.
     pub key_dir: PathBuf,
+    /// Where the audit log is written.
+    pub audit_dir: PathBuf,
     pub ca_ttl: Duration,
     /// Of SVIDs whose entry names no TTL, and of the control plane itself.
     pub svid_ttl: Duration,
@@ -62,6 +67,7 @@ pub struct Identity {
     pub nodes: nodes::Nodes,
     pub bundles: bundles::Bundles,
     attestors: attest::Attestors,
+    pub audit: audit::Audit,
     svid_ttl: Duration,
     node_ttl: Duration,
 }
@@ -71,6 +77,8 @@ pub struct Identity {
 pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
     #[error(transparent)]
     Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
@@ -101,6 +109,8 @@ pub enum Refusal {
     BadCsr(String),
     #[error("the CSR's key is not acceptable: {0}")]
     WeakKey(String),
+    #[error("the CSR's key is certified for another identity already; make a new key")]
+    KeyInUse,
     #[error("the CSR asks for {0}, which is not granted")]
     NotGranted(String),
     #[error("there is no such entry")]
@@ -119,6 +129,8 @@ pub enum Refusal {
     NodeBanned(Arc<str>),
     #[error("this node must attest again: {0}")]
     NodeGone(&'static str),
+    #[error("this certificate does not count any more: its node has attested anew since, here or elsewhere")]
+    NodeSuperseded,
     #[error("a node {node} has attested by {attestor}; evict it first if another is to take its name")]
     NameTaken { node: NodeName, attestor: Arc<str> },
     #[error("the authority cannot sign now; try again")]
@@ -136,9 +148,12 @@ impl Identity {
         config: Config,
         store: SharedStore,
         clock: Clock,
+        metrics: &Metrics,
         tasks: &Tasks,
         drain: Drain,
     ) -> Result<Self, Error> {
+        let folder = config.audit_dir.clone();
+        let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
         let (authority, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
@@ -157,6 +172,7 @@ impl Identity {
             nodes,
             tokens,
             bundles,
+            audit,
             svid_ttl: config.svid_ttl,
             node_ttl: config.node_ttl,
         })
@@ -216,6 +232,7 @@ impl Refusal {
         match self {
             Self::BadCsr(_) => "bad_csr",
             Self::WeakKey(_) => "weak_key",
+            Self::KeyInUse => "key_in_use",
             Self::NotGranted(_) => "not_granted",
             Self::UnknownEntry => "unknown_entry",
             Self::NotYourEntry => "not_your_entry",
@@ -225,6 +242,7 @@ impl Refusal {
             Self::AttestorOff(_) => "attestor_off",
             Self::NodeBanned(_) => "node_banned",
             Self::NodeGone(_) => "node_gone",
+            Self::NodeSuperseded => "node_superseded",
             Self::NameTaken { .. } => "name_taken",
             Self::Unavailable => "unavailable",
         }

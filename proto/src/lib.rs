@@ -43,3 +43,6 @@ mod r#gen {
     }
 }
 pub use r#gen::{admin, ads, ads_raw, federation, node, workload};
+
+/// The Workload API's definition as an encoded `FileDescriptorSet`, for gRPC reflection.
+pub const WORKLOAD_DESCRIPTORS: &[u8] = include_bytes!("gen/workload.bin");

@@ -3,6 +3,7 @@ mod bundles;
 mod csr;
 mod entries;
 mod feed;
+mod minted;
 mod nodes;
 mod plan;
 mod tokens;
@@ -36,6 +37,7 @@ fn world() -> World {
     let config = Config {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: folder.path().join("keys"),
+        audit_dir: folder.path().join("audit"),
         ca_ttl: CA_TTL,
         svid_ttl: SVID_TTL,
         node_ttl: NODE_TTL,
@@ -51,7 +53,8 @@ impl World {
     async fn try_start(&self) -> Result<Identity, Error> {
         let drain = Drain::new();
         let tasks = Tasks::new(drain.clone());
-        Identity::start(self.config.clone(), self.store.clone(), self.clock.clone(), &tasks, drain).await
+        Identity::start(self.config.clone(), self.store.clone(), self.clock.clone(), &Metrics::new(), &tasks, drain)
+            .await
     }
 
     async fn start(&self) -> Identity {
