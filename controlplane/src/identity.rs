@@ -184,7 +184,7 @@ impl Identity {
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
         tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
         let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
-        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch()).await?;
+        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch(), audit.clone()).await?;
         tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {

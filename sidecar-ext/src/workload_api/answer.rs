@@ -64,6 +64,15 @@ pub(super) fn svids(view: &View, caller: &Caller) -> Result<Selected, Status> {
     Ok(Selected { svids, seen: seen(view, &held)? })
 }
 
+/// Whether a stream that was `told` of SVIDs waits in silence: something more is being issued to its caller, and all that it was told
+/// of still stands.
+pub(super) fn may_wait(view: &View, caller: &Caller, told: &Selected) -> bool {
+    let Ok(held) = entitled(view, caller) else { return false };
+    let stands = |id: &Arc<str>| held.iter().any(|one| one.entry.id == *id && matches!(one.holding, Holding::Valid(_)));
+    let pending = held.iter().any(|one| matches!(one.holding, Holding::Pending));
+    pending && !told.svids.is_empty() && told.svids.iter().all(|(entry, _)| stands(&entry.id))
+}
+
 /// The bundles alone; the caller's own SVIDs are not waited for.
 ///
 /// # Errors
