@@ -77,6 +77,12 @@ fn each_problem_has_its_code_field_and_line() {
         ("\"*.shop\"", "\"*\"", "f:23: SYM0009: peers[0].grants.names: "),
         ("spiffe://b.example/ns", "spiffe://c.example/ns", "f:22: SYM0009: peers[0].grants.identities: "),
         ("refreshHint: 30s", "refreshHint: 10s", "f: SYM0004: identity.refreshHint: "),
+        ("refreshHint: 30s", "refreshHint: 30s, nodeTtl: 5s", "f: SYM0004: identity.nodeTtl: "),
+        (
+            "refreshHint: 30s",
+            "refreshHint: 30s, x509pop: {caBundle: c, name: n1}",
+            "f: SYM0005: identity.x509pop.name: ",
+        ),
         ("suspectAfter: 3s", "suspectAfter: 30s", "f: SYM0010: federation: "),
         ("trustDomain: b.example", "trustDomain: b.example\n  address: https://b", "f:21: SYM0011: peers[0].address: "),
     ] {
