@@ -11,9 +11,12 @@ mod mesh {
     mod nodes;
     mod oracle;
     mod path;
+    mod registration;
     mod rollout;
     mod shop;
     mod sidecar;
     mod state;
+    mod trust;
+    mod workloads;
     mod xds;
 }

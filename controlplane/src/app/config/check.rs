@@ -14,6 +14,8 @@ use crate::identity::X509PopConfig;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
+mod trust;
+
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
 /// What all consumers of a bundle make use of: SPIRE asks no more often than for a minute's hint, and none should learn of a key later
@@ -44,6 +46,8 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     for address in &file.federation.advertise {
         checker.host_port("federation.advertise", address);
     }
+    let bundle_endpoint = checker.bundle_endpoint(file, trust_domain.as_ref());
+    let relationships = checker.relationships(file, trust_domain.as_ref());
     match (trust_domain, listen, checker.findings.is_empty()) {
         (Some(trust_domain), Some(listen), true) => Ok(Config {
             trust_domain,
@@ -58,6 +62,12 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             timing,
             advertise: file.federation.advertise.clone(),
             report_every: file.load_report_interval,
+            bundle_endpoint,
+            bootstrap: trust::bootstrap(file),
+            relationships,
+            roots_file: file.federation.roots_file.clone(),
+            polling: Default::default(),
+            fetching: Default::default(),
         }),
         _ => Err(checker.findings),
     }
