@@ -4,6 +4,7 @@
 
 #![allow(rustdoc::invalid_html_tags, reason = "the words are those of `--help`: `<service>` stands for a name there")]
 
+pub mod audit;
 pub mod bundle;
 pub mod client;
 pub mod demo;
@@ -63,6 +64,9 @@ pub enum Command {
     /// Trust bundles: our own and the peers'
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// What was issued, refused and changed, and whether that record is whole
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Registration entries: which node may have which identity
     #[command(subcommand)]
     Identity(identity::Command),
@@ -127,6 +131,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(command) => token::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
+        Command::Audit(command) => audit::run(&client, command).await,
         Command::Identity(command) => identity::run(&client, command).await,
         Command::Service(command) => service::run(&client, command).await,
         Command::Proxy(command) => proxy::run(&client, command).await,

@@ -157,7 +157,7 @@ async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Cor
     let identity = start_identity(config, store.clone(), seams, life).await?;
     let own_id = config.trust_domain.with_path(&format!("/symbolon/controlplane/{REPLICA}"))?;
     let (clock, tls) = (seams.clock.clone(), tls::Identity::new(seams.clock.clone()));
-    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock, seams.seed, &life.metrics)?;
+    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock, seams.seed, &life.metrics).await?;
     life.core.spawn("own svid", own.run(life.core.drain.clone()));
     let entitlements = Arc::new(ByEntries(identity.clone()));
     Ok(Core { store, identity, own_id, tls, entitlements })
@@ -250,6 +250,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         trust_domain: config.trust_domain.clone(),
         key_dir: config.data_dir.join("keys"),
         audit_dir: config.data_dir.join("audit"),
+        minting: config.minting,
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
         node_ttl: config.identity.node_ttl,

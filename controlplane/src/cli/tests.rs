@@ -66,6 +66,7 @@ fn what_prints_data_takes_the_form_of_its_output() {
         "peer list",
         "peer status b",
         "bundle show",
+        "audit verify",
         "bundle set b.example f",
         "identity create spiffe://a/x --node n --selector unix:uid:1",
         "identity list",

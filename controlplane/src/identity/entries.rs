@@ -22,6 +22,7 @@ use symbolon_proto::selector::{Selector, Selectors};
 use tokio::sync::{Mutex, Notify};
 use tracing::{info, warn};
 
+use super::audit::{Audit, Kind, Record};
 use super::{Config, Refusal};
 use crate::model::NodeName;
 use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
@@ -378,14 +379,14 @@ impl Entries {
     // === expiry ===
 
     /// Lets entries go at the moment they expire, and then deletes them.
-    pub(super) async fn run(self, drain: Drain) {
+    pub(super) async fn run(self, audit: Audit, drain: Drain) {
         let expiring = async {
             loop {
                 tokio::select! {
                     () = self.next_expiry() => {}
                     () = self.expiries.notified() => continue,
                 }
-                if let Err(why) = self.prune().await {
+                if let Err(why) = self.prune(&audit).await {
                     warn!(%why, "expired registrations cannot be deleted; nobody has them any more all the same");
                     tokio::time::sleep(LONGEST_NAP).await;
                 }
@@ -406,7 +407,7 @@ impl Entries {
     }
 
     /// What has expired is told first: it is over even if the store cannot write.
-    async fn prune(&self) -> Result<(), Refused> {
+    async fn prune(&self, audit: &Audit) -> Result<(), Refused> {
         let now = self.now();
         let _writing = self.writing.lock().await;
         let due = self.read(|table| table.expired(now));
@@ -416,6 +417,9 @@ impl Entries {
         self.write(|table| table.expire(&due, &|node| self.nodes.of(node), now));
         for entry in &due {
             info!(entry = %entry.id, id = %entry.spiffe_id, "registration expired");
+            let (id, revision) = (entry.spiffe_id.as_str(), entry.revision);
+            let expired = Record::new(Kind::EntryExpired).with("entry", &*entry.id).with("revision", revision);
+            let _ = audit.append(expired.with("id", id)).await; // it has expired whether or not that is written down
         }
         self.perform(Plan { delete: due, ..Plan::default() }).await.map(drop)
     }

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use symbolon_proto::ids::TrustDomain;
 
-use super::file::{File, PeerFile, PolicyFile, X509PopFile};
+use super::file::{File, IdentityFile, PeerFile, PolicyFile, X509PopFile};
 use super::{Code, Config, Finding, Lifetimes, Listen};
 use crate::federation::{Grants, PeerConfig, Quotas, Timing};
 use crate::identity::X509PopConfig;
+use crate::identity::mint;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
+/// A token is a bearer's: short, but not gone before it is used.
+const JWTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
 /// What consumers of a bundle take as its refresh hint; others are cut to it, and peers would see two contents of one sequence.
 const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(24);
 /// An authority hands over when a sixth of its life remains: an SVID longer than that would be cut short.
@@ -35,6 +38,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     let known: BTreeSet<PeerName> = file.peers.iter().filter_map(|peer| peer.name.parse().ok()).collect();
     let listen = checker.listen(file);
     let identity = checker.lifetimes(file);
+    let minting = checker.minting(&file.identity);
     let x509pop = file.identity.x509pop.as_ref().map(|of| checker.x509pop(of));
     let services = checker.services(file, &known);
     let federated = checker.federated(file, &known);
@@ -49,6 +53,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             data_dir: file.data_dir.clone(),
             listen,
             identity,
+            minting,
             x509pop,
             services,
             federated,
@@ -130,6 +135,18 @@ impl Checker {
             node_ttl: file.node_ttl,
             refresh_hint: file.refresh_hint,
         }
+    }
+
+    fn minting(&mut self, file: &IdentityFile) -> mint::Settings {
+        let ttl = file.jwt_ttl;
+        if !JWTS.contains(&ttl) || ttl.subsec_nanos() != 0 || ttl > file.ca_ttl / SVIDS_PER_AUTHORITY {
+            let message = "must be whole seconds from 10s to 24h, and at most a sixth of identity.caTtl";
+            self.find(Code::Lifetime, "identity.jwtTtl", "", message);
+        }
+        if file.signatures_per_second == 0 {
+            self.find(Code::Lifetime, "identity.signaturesPerSecond", "", "must be at least 1");
+        }
+        mint::Settings { jwt_ttl: ttl, signatures_per_second: file.signatures_per_second }
     }
 
     fn x509pop(&mut self, file: &X509PopFile) -> X509PopConfig {
