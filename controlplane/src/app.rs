@@ -11,6 +11,7 @@
 pub mod config;
 mod adapters;
 mod addresses;
+mod bans;
 mod build;
 mod lifetimes;
 mod own_svid;

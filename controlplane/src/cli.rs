@@ -9,7 +9,9 @@ pub mod bundle;
 pub mod client;
 pub mod demo;
 pub mod failure;
+pub mod federation;
 pub mod identity;
+pub mod node;
 pub mod output;
 pub mod peer;
 pub mod proxy;
@@ -58,6 +60,9 @@ pub enum Command {
     /// Join tokens for nodes
     #[command(subcommand)]
     Token(token::Command),
+    /// Attested nodes: look at, evict, ban
+    #[command(subcommand)]
+    Node(node::Command),
     /// Federated peers: invite, accept, look at
     #[command(subcommand)]
     Peer(peer::Command),
@@ -67,6 +72,9 @@ pub enum Command {
     /// What was issued, refused and changed, and whether that record is whole
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Trust in other trust domains: begin, look at, end
+    #[command(subcommand)]
+    Federation(federation::Command),
     /// Registration entries: which node may have which identity
     #[command(subcommand)]
     Identity(identity::Command),
@@ -129,9 +137,11 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let client = Client::new(&cli.admin_socket);
     match cli.command {
         Command::Token(command) => token::run(&client, command).await,
+        Command::Node(command) => node::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
         Command::Audit(command) => audit::run(&client, command).await,
+        Command::Federation(command) => federation::run(&client, command).await,
         Command::Identity(command) => identity::run(&client, command).await,
         Command::Service(command) => service::run(&client, command).await,
         Command::Proxy(command) => proxy::run(&client, command).await,

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod mint;
 pub mod nodes;
 pub mod profile;
+mod reuse;
 pub mod schedule;
 pub mod tokens;
 
@@ -112,6 +113,8 @@ pub enum Refusal {
     BadCsr(String),
     #[error("the CSR's key is not acceptable: {0}")]
     WeakKey(String),
+    #[error("the CSR's key is certified for another identity already; make a new key")]
+    KeyInUse,
     #[error("the CSR asks for {0}, which is not granted")]
     NotGranted(String),
     #[error("there is no such entry")]
@@ -130,6 +133,8 @@ pub enum Refusal {
     NodeBanned(Arc<str>),
     #[error("this node must attest again: {0}")]
     NodeGone(&'static str),
+    #[error("this certificate does not count any more: its node has attested anew since, here or elsewhere")]
+    NodeSuperseded,
     #[error("a node {node} has attested by {attestor}; evict it first if another is to take its name")]
     NameTaken { node: NodeName, attestor: Arc<str> },
     #[error("more signatures than one node may have in this time; try again in {} ms", .0.as_millis())]
@@ -166,7 +171,7 @@ impl Identity {
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
         tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
         let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
-        let entries = entries::Entries::load(&config, store, clock.clone(), Arc::new(entries::ByName)).await?;
+        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch()).await?;
         tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(audit.clone(), drain));
         let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {
@@ -209,6 +214,7 @@ impl Refusal {
         match self {
             Self::BadCsr(_) => "bad_csr",
             Self::WeakKey(_) => "weak_key",
+            Self::KeyInUse => "key_in_use",
             Self::NotGranted(_) => "not_granted",
             Self::UnknownEntry => "unknown_entry",
             Self::NotYourEntry => "not_your_entry",
@@ -218,6 +224,7 @@ impl Refusal {
             Self::AttestorOff(_) => "attestor_off",
             Self::NodeBanned(_) => "node_banned",
             Self::NodeGone(_) => "node_gone",
+            Self::NodeSuperseded => "node_superseded",
             Self::NameTaken { .. } => "name_taken",
             Self::TooFast(_) => "too_fast",
             Self::Overloaded => "overloaded",

@@ -3,17 +3,21 @@
 //! that very process still lives afterwards: a pid that was reused meanwhile belongs to a process whose pidfd has hung up.
 //!
 //! ```text
-//!  accept ── uid, gid, pid, pidfd ──► read /proc/<pid>/{status,exe}, hash the executable ──► pidfd alive? ── yes ──► selectors
-//!                                                                                               └── no ──► PeerExited
+//!  accept ── uid, gid, pid, pidfd ──► each attestor reads /proc/<pid> ──► pidfd alive? ── yes ──► selectors
+//!                                                                              └── no ──► PeerExited
 //! ```
+//!
+//! What is read goes through a seam ([`Proc`]), so that tests place a race exactly. The attestors: `unix` (user, groups, executable) and
+//! `systemd` (the unit). Another, such as Kubernetes' by the container in the control group, is one more [`Kind`].
 
 mod digest;
+mod proc;
+mod systemd;
+mod unix;
 
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,11 +27,7 @@ use tokio::net::UnixStream;
 
 use crate::selector::{Selector, Selectors};
 pub use digest::Digests;
-
-/// The kernel appends this to the path of an executable that no longer has a name.
-const DELETED: &str = " (deleted)";
-/// Groups of one process that are turned into selectors.
-const MAX_GROUPS: usize = 1024;
+pub use proc::{Kernel, Proc};
 
 /// Who called, fixed when the connection was accepted; the `ConnectInfo` of both sockets, so it is in `request.extensions()`.
 #[derive(Clone, Debug)]
@@ -52,8 +52,12 @@ pub enum AttestError {
     PeerExited,
     #[error("the caller's process is not visible here: it runs in another pid namespace")]
     OtherPidNamespace,
+    #[error("there is no process of this number here")]
+    NoSuchProcess,
     #[error("the caller's executable was deleted or replaced while it runs: restart it")]
     ExecutableDeleted,
+    #[error("the caller became another program while it was attested; connect again")]
+    ExecutableChanged,
     #[error("the caller could not be attested: {0}")]
     Unreadable(String),
     #[error("attestation took too long")]
@@ -61,10 +65,24 @@ pub enum AttestError {
 }
 
 /// Turns peers into selectors; cheap to clone, the clones share one cache of digests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Attestor {
+    kinds: BTreeSet<Kind>,
+    proc: Arc<dyn Proc>,
     digests: Digests,
 }
+
+/// One attestor of workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Unix,
+    Systemd,
+}
+
+/// There is no such attestor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the attestors of workloads are unix and systemd")]
+pub struct UnknownKind;
 
 // === impl Caller ===
 
@@ -107,22 +125,6 @@ impl Peer {
         Ok(Self { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid(), pidfd: Arc::new(pidfd) })
     }
 
-    /// Takes a process by its number, for whoever asks what it would be given.
-    ///
-    /// # Errors
-    /// If there is none, or it cannot be looked at.
-    pub fn of_pid(pid: i32) -> io::Result<Self> {
-        let number = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-        let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
-        // What the kernel would say of a connection of its own: the effective ids.
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let effective = |label: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(label));
-            line.and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok()).ok_or(io::ErrorKind::InvalidData)
-        };
-        Ok(Self { pid, uid: effective("Uid:")?, gid: effective("Gid:")?, pidfd: Arc::new(pidfd) })
-    }
-
     /// Whether that very process still runs: a pidfd becomes readable when its process has exited.
     pub fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
@@ -139,6 +141,16 @@ impl Peer {
 // === impl Attestor ===
 
 impl Attestor {
+    /// By these attestors, asking this machine's kernel.
+    pub fn new(kinds: BTreeSet<Kind>) -> Self {
+        Self::asking(kinds, Arc::new(Kernel))
+    }
+
+    /// By these attestors, asking `proc`.
+    pub fn asking(kinds: BTreeSet<Kind>, proc: Arc<dyn Proc>) -> Self {
+        Self { kinds, proc, digests: Digests::default() }
+    }
+
     /// Reads what is true of `peer`. Blocks: it may read a whole executable.
     ///
     /// # Errors
@@ -147,43 +159,72 @@ impl Attestor {
         if peer.pid <= 0 {
             return Err(AttestError::OtherPidNamespace);
         }
-        let proc = Path::new("/proc").join(peer.pid.to_string());
-        let read = self.read(&proc, peer);
+        let read = self.read(peer);
         // Only now: whatever was read before this is of the process that the pidfd holds, or of nobody.
         if peer.is_alive() { read } else { Err(AttestError::PeerExited) }
     }
 
-    fn read(&self, proc: &Path, peer: &Peer) -> Result<Selectors, AttestError> {
-        let mut selectors = Selectors::from([Selector::uid(peer.uid), Selector::gid(peer.gid)]);
-        let status = std::fs::read_to_string(proc.join("status")).map_err(unreadable)?;
-        selectors.extend(groups(&status).map(Selector::supplementary_gid));
-        selectors.extend(self.executable(&proc.join("exe"))?);
+    /// Reads what is true of the process with this number, now; it need not have called. Blocks.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be said for certain.
+    pub fn attest_pid(&self, pid: i32) -> Result<Selectors, AttestError> {
+        self.attest(&self.peer_of(pid)?)
+    }
+
+    fn peer_of(&self, pid: i32) -> Result<Peer, AttestError> {
+        // Checked first: rustix panics at a negative one.
+        let number = (pid > 0).then(|| rustix::process::Pid::from_raw(pid)).flatten();
+        let number = number.ok_or(AttestError::NoSuchProcess)?;
+        // The pidfd first: what is then read is of the process that it holds, or of nobody.
+        let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty());
+        let pidfd = pidfd.map_err(|why| match why {
+            rustix::io::Errno::SRCH => AttestError::NoSuchProcess,
+            other => unreadable(other.into()),
+        })?;
+        let status = self.proc.status(pid).map_err(unreadable)?;
+        let unnamed = || AttestError::Unreadable("its status names no user".into());
+        let (uid, gid) = unix::ids(&status).ok_or_else(unnamed)?;
+        Ok(Peer { pid, uid, gid, pidfd: Arc::new(pidfd) })
+    }
+
+    fn read(&self, peer: &Peer) -> Result<Selectors, AttestError> {
+        let mut selectors = Selectors::new();
+        for kind in &self.kinds {
+            match kind {
+                Kind::Unix => selectors.extend(unix::selectors(&*self.proc, peer, &self.digests)?),
+                Kind::Systemd => selectors.extend(self.unit(peer)?),
+            }
+        }
         Ok(selectors)
     }
 
-    /// Path and digest of the executable; none if this sidecar may not look (another user's process, and no CAP_SYS_PTRACE):
-    /// then entries that demand them do not match.
-    fn executable(&self, exe: &Path) -> Result<Vec<Selector>, AttestError> {
-        let path = match std::fs::read_link(exe) {
-            Ok(path) => path,
-            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => return Ok(Vec::new()),
-            Err(why) => return Err(unreadable(why)),
-        };
-        // Opened through /proc: the file that runs, whatever its path leads to by now, in whichever mount namespace.
-        let file = match File::open(exe) {
-            Ok(file) => file,
-            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => return Ok(Vec::new()),
-            Err(why) => return Err(unreadable(why)),
-        };
-        let metadata = file.metadata().map_err(unreadable)?;
-        let Some(path) = path.to_str() else {
-            return Err(AttestError::Unreadable("its executable's path is not UTF-8".into()));
-        };
-        if metadata.st_nlink() == 0 || path.ends_with(DELETED) {
-            return Err(AttestError::ExecutableDeleted);
+    fn unit(&self, peer: &Peer) -> Result<Selectors, AttestError> {
+        let cgroup = self.proc.cgroup(peer.pid).map_err(unreadable)?;
+        let Some(unit) = systemd::unit(&cgroup) else { return Ok(Selectors::new()) };
+        let fragment = systemd::fragment(&unit, &*self.proc);
+        let fragment = fragment.map(|path| format!("systemd:fragment_path:{}", path.display()));
+        let texts = [Some(format!("systemd:id:{unit}")), fragment];
+        Ok(texts.into_iter().flatten().filter_map(|text| text.parse::<Selector>().ok()).collect())
+    }
+}
+
+impl Default for Attestor {
+    /// By all of them.
+    fn default() -> Self {
+        Self::new(BTreeSet::from([Kind::Unix, Kind::Systemd]))
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(word: &str) -> Result<Self, UnknownKind> {
+        match word {
+            "unix" => Ok(Self::Unix),
+            "systemd" => Ok(Self::Systemd),
+            _ => Err(UnknownKind),
         }
-        let digest = self.digests.of(file, &metadata).map_err(unreadable)?;
-        Ok(vec![Selector::path(path), Selector::sha256(&digest)])
     }
 }
 
@@ -192,18 +233,14 @@ fn unreadable(why: io::Error) -> AttestError {
     AttestError::Unreadable(why.to_string())
 }
 
-/// The `Groups:` line of `/proc/<pid>/status`.
-fn groups(status: &str) -> impl Iterator<Item = u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_ascii_whitespace().filter_map(|gid| gid.parse().ok()).take(MAX_GROUPS)
-}
-
 impl AttestError {
     /// A fixed word for metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::PeerExited => "peer_exited",
             Self::OtherPidNamespace => "other_pid_namespace",
+            Self::NoSuchProcess => "no_such_process",
+            Self::ExecutableChanged => "executable_changed",
             Self::ExecutableDeleted => "executable_deleted",
             Self::Unreadable(_) => "unreadable",
             Self::TimedOut => "timed_out",

@@ -11,6 +11,7 @@ use symbolon_kit::config::{ConfigError, duration};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use zeroize::Zeroizing;
 
+use crate::attest::Kind;
 use crate::selector::Selectors;
 
 /// Workloads of one node.
@@ -33,6 +34,12 @@ pub struct File {
     pub join_token: Option<String>,
     #[serde(default)]
     pub join_token_file: Option<PathBuf>,
+    /// Other evidence than a join token.
+    #[serde(default)]
+    pub attest: Option<AttestFile>,
+    /// What is found out about callers.
+    #[serde(default = "default_workload_attestors")]
+    pub workload_attestors: Vec<String>,
     /// Keys, certificates and last-known-good state; made with mode 0700.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
@@ -51,6 +58,23 @@ pub struct File {
     pub envoy_concurrency: Option<u32>,
     #[serde(default)]
     pub workloads: Vec<WorkloadFile>,
+}
+
+/// How this node says who it is, if not by a join token.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AttestFile {
+    pub x509pop: X509PopFile,
+}
+
+/// A certificate that this node had before, and its key; read again at each attestation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct X509PopFile {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM; readable by its owner only.
+    pub key: PathBuf,
 }
 
 /// Unix sockets that Envoy and the workloads of this node use. Relative paths are taken from where the sidecar runs.
@@ -123,7 +147,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     pub control_plane: Vec<String>,
     pub bootstrap_bundle: PathBuf,
-    pub join_token: JoinToken,
+    pub evidence: Evidence,
+    pub workload_attestors: BTreeSet<Kind>,
     pub data_dir: PathBuf,
     pub sockets: Sockets,
     pub sds_header: Header,
@@ -133,14 +158,15 @@ pub struct Config {
     pub workloads: Vec<Workload>,
 }
 
-/// Where the one-time token comes from.
+/// How this node says who it is.
 #[derive(Clone, PartialEq, Eq)]
-pub enum JoinToken {
+pub enum Evidence {
     /// The node has joined already, or never will.
     None,
-    Inline(Zeroizing<String>),
+    JoinToken(Zeroizing<String>),
     /// Read when it is needed, so that a new token can be laid there later.
-    File(PathBuf),
+    JoinTokenFile(PathBuf),
+    X509Pop(X509PopFile),
 }
 
 /// One workload of this node.
@@ -209,12 +235,20 @@ impl Config {
         for (at, address) in file.control_plane.iter().enumerate() {
             check_host_port(address).map_err(|why| wrong(format!("controlPlane[{at}]"), why))?;
         }
-        let join_token = match (file.join_token, file.join_token_file) {
-            (Some(_), Some(_)) => return Err(wrong("joinToken", "give joinToken or joinTokenFile, not both")),
-            (Some(token), None) => JoinToken::Inline(Zeroizing::new(token)),
-            (None, Some(path)) => JoinToken::File(path),
-            (None, None) => JoinToken::None,
+        let evidence = match (file.join_token, file.join_token_file, file.attest) {
+            (Some(token), None, None) => Evidence::JoinToken(Zeroizing::new(token)),
+            (None, Some(path), None) => Evidence::JoinTokenFile(path),
+            (None, None, Some(AttestFile { x509pop })) => Evidence::X509Pop(x509pop),
+            (None, None, None) => Evidence::None,
+            _ => return Err(wrong("joinToken", "give joinToken, joinTokenFile or attest, not both")),
         };
+        let mut workload_attestors = BTreeSet::new();
+        for (at, word) in file.workload_attestors.iter().enumerate() {
+            workload_attestors.insert(word.parse().map_err(|why| wrong(format!("workloadAttestors[{at}]"), why))?);
+        }
+        if workload_attestors.is_empty() {
+            return Err(wrong("workloadAttestors", "name at least one: unix, systemd"));
+        }
         if file.sockets.agent == file.sockets.xds {
             return Err(wrong("sockets", "agent and xds need a socket each"));
         }
@@ -230,7 +264,8 @@ impl Config {
             trust_domain,
             control_plane: file.control_plane,
             bootstrap_bundle: file.bootstrap_bundle,
-            join_token,
+            evidence,
+            workload_attestors,
             data_dir: file.data_dir,
             sockets: file.sockets,
             sds_header: file.sds_header,
@@ -247,7 +282,8 @@ impl Config {
             ("trustDomain", self.trust_domain != newer.trust_domain),
             ("controlPlane", self.control_plane != newer.control_plane),
             ("bootstrapBundle", self.bootstrap_bundle != newer.bootstrap_bundle),
-            ("joinToken", self.join_token != newer.join_token),
+            ("joinToken", self.evidence != newer.evidence),
+            ("workloadAttestors", self.workload_attestors != newer.workload_attestors),
             ("dataDir", self.data_dir != newer.data_dir),
             ("sockets", self.sockets != newer.sockets),
             ("sdsHeader", self.sds_header != newer.sds_header),
@@ -405,18 +441,23 @@ impl Default for Sockets {
     }
 }
 
-impl std::fmt::Debug for JoinToken {
+impl std::fmt::Debug for Evidence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::None => f.write_str("None"),
-            Self::Inline(_) => f.write_str("Inline(redacted)"),
-            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::JoinToken(_) => f.write_str("JoinToken(redacted)"),
+            Self::JoinTokenFile(path) => write!(f, "JoinTokenFile({})", path.display()),
+            Self::X509Pop(file) => write!(f, "X509Pop({})", file.certificate.display()),
         }
     }
 }
 
 fn default_data_dir() -> PathBuf {
     "/var/lib/symbolon-sidecar".into()
+}
+
+fn default_workload_attestors() -> Vec<String> {
+    vec!["unix".into(), "systemd".into()]
 }
 
 fn default_http() -> String {

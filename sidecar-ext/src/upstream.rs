@@ -1,4 +1,4 @@
-//! The node's conversation with its control plane, over one mTLS connection: join once by a token ([`join`]), keep the node's SVID
+//! The node's conversation with its control plane, over one mTLS connection: attest ([`join`]), keep the node's SVID
 //! valid (`node`), then a standing stream (`sync`) that brings entries and bundles down and takes workloads and acknowledgements
 //! up (`reports`). What was heard is kept on disk, so that a restarted sidecar serves before the control plane is reachable; a
 //! lost connection withdraws nothing.
@@ -27,14 +27,18 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::bundle::{Book, Trust};
-use crate::config::JoinToken;
+use crate::config::Evidence;
 use crate::keep::{Keep, KeepError};
 pub use entries::EntryList;
 pub use node::FILE as NODE_FILE;
+use node::Tenure;
 pub use reports::Reports;
 
 /// For one batch of CSRs.
 const MINT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For one batch of JWT-SVIDs: somebody waits.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the conversation needs to know.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ pub struct Config {
     pub control_plane: Vec<String>,
     /// The own trust domain's, as the operator gave it.
     pub bootstrap: Bundle,
-    pub join_token: JoinToken,
+    pub evidence: Evidence,
     pub keep: Keep,
     pub clock: Clock,
     /// Of jitter.
@@ -92,6 +96,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let (joined_tx, joined) = watch::channel(false);
     let (connected_tx, connected) = watch::channel(false);
     let (offer, offered) = mpsc::channel(4);
+    let tenure = Tenure::default();
     let (entries_tx, entries_rx) = watch::channel(None);
     let (trust_tx, trust) = watch::channel(Arc::default());
     let (ack_tx, workloads_ack) = watch::channel(None);
@@ -115,14 +120,20 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
     let keeper = node::Keeper {
         trust_domain: config.trust_domain,
         addresses: config.control_plane,
-        token: config.join_token,
+        evidence: config.evidence,
         keep: config.keep,
         clock: config.clock,
         identity,
         anonymous,
         channel: channel.clone(),
         bundles: offer,
+        trust: trust.clone(),
         joined: joined_tx,
+        tenure: tenure.clone(),
+        skew: metrics.gauge(
+            "symbolon_sidecar_clock_skew_seconds",
+            "This machine's clock less the control plane's, when last seen",
+        ),
         failures: metrics
             .counter("symbolon_sidecar_node_failures", "Failed attempts at the node's own SVID, by reason"),
         seed: config.seed,
@@ -133,6 +144,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         reports: reports.clone(),
         joined: joined.clone(),
         connected: connected_tx,
+        tenure,
         offered,
         seed: config.seed.wrapping_add(1),
     };
@@ -156,6 +168,11 @@ impl Handle {
         if joined.wait_for(|joined| *joined).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Whether the node has a valid SVID to connect with.
+    pub fn is_joined(&self) -> bool {
+        *self.joined.borrow()
     }
 
     /// Whether the standing stream is open. It is only ever opened when the node has joined.
@@ -191,15 +208,52 @@ impl Handle {
         let asked = csrs.len();
         self.joined().await;
         let mut client = NodeClient::new(self.channel());
-        let answer = tokio::time::timeout(MINT_TIMEOUT, client.mint(wire::MintRequest { csrs }))
-            .await
-            .map_err(|_| Status::deadline_exceeded(format!("no answer within {MINT_TIMEOUT:?}")))??
-            .into_inner();
-        if answer.results.len() == asked {
-            Ok(answer.results)
-        } else {
-            Err(Status::internal(format!("{asked} CSRs were answered by {} results", answer.results.len())))
-        }
+        let answer = within(MINT_TIMEOUT, client.mint(wire::MintRequest { csrs })).await?;
+        all_answered(asked, answer.results)
+    }
+
+    /// Has JWT-SVIDs minted for entries of this node, for callers who wait. One answer per order, in their order.
+    ///
+    /// # Errors
+    /// If the whole batch failed.
+    pub async fn mint_jwt(&self, orders: Vec<wire::JwtOrder>) -> Result<Vec<wire::MintedJwt>, Status> {
+        let asked = orders.len();
+        let mut client = NodeClient::new(self.channel());
+        let answer = within(TOKEN_TIMEOUT, async {
+            self.joined().await;
+            client.mint_jwt(wire::MintJwtRequest { orders }).await
+        });
+        all_answered(asked, answer.await?.results)
+    }
+
+    /// Has WIT-SVIDs minted, as [`Self::mint_jwt`] does others.
+    ///
+    /// # Errors
+    /// If the whole batch failed.
+    pub async fn mint_wit(&self, orders: Vec<wire::WitOrder>) -> Result<Vec<wire::MintedJwt>, Status> {
+        let asked = orders.len();
+        let mut client = NodeClient::new(self.channel());
+        let answer = within(TOKEN_TIMEOUT, async {
+            self.joined().await;
+            client.mint_wit(wire::MintWitRequest { orders }).await
+        });
+        all_answered(asked, answer.await?.results)
+    }
+}
+
+async fn within<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    let answer = tokio::time::timeout(time, answer).await;
+    Ok(answer.map_err(|_| Status::deadline_exceeded(format!("no answer within {time:?}")))??.into_inner())
+}
+
+fn all_answered<T>(asked: usize, results: Vec<T>) -> Result<Vec<T>, Status> {
+    if results.len() == asked {
+        Ok(results)
+    } else {
+        Err(Status::internal(format!("{asked} requests were answered by {} results", results.len())))
     }
 }
 

@@ -230,12 +230,13 @@ impl Refused {
             Self::Registration(_) | Self::Load(_) | Self::Draining => Status::unavailable(text),
             Self::Replaced => Status::aborted(text),
             Self::Identity(refusal) => match refusal {
-                Refusal::BadCsr(_) | Refusal::WeakKey(_) => Status::invalid_argument(text),
+                Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse => Status::invalid_argument(text),
                 Refusal::UnknownEntry => Status::not_found(text),
                 Refusal::NotYourEntry
                 | Refusal::NotGranted(_)
                 | Refusal::NodeBanned(_)
                 | Refusal::NodeGone(_)
+                | Refusal::NodeSuperseded
                 | Refusal::NameTaken { .. } => Status::permission_denied(text),
                 Refusal::UnknownToken | Refusal::ExpiredToken | Refusal::BadEvidence(_) => {
                     Status::unauthenticated(text)

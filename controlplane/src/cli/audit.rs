@@ -82,7 +82,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Failure
 async fn tail(client: &Client, options: &Tail) -> Result<(), Failure> {
     let asked = wire::TailAuditRequest { lines: options.lines, follow: options.follow };
     let mut records = client.call(async |mut admin| admin.tail_audit(asked).await).await?;
-    while let Some(record) = records.message().await.map_err(|status| client.broken(&status))? {
+    while let Some(record) = records.message().await.map_err(|status| client.failed(&status))? {
         output::write(format!("{}\n", printable(&record.json)).as_bytes())?;
     }
     Ok(())

@@ -22,7 +22,8 @@ pub enum Command {
   symbolon token create --node web-1
   symbolon token create --node web-1 --ttl 1h -o json
 
-Put the token into the sidecar's file as joinToken, or into a file of its own as joinTokenFile.")]
+Put the token into the sidecar's file as joinToken, or into a file of its own as joinTokenFile. It serves
+one key of one node; if the answer is lost on the way, the same key may ask again for some minutes.")]
 pub struct Create {
     /// The node's name: the token yields spiffe://<trust domain>/symbolon/node/<name>
     #[arg(long, value_name = "NAME")]

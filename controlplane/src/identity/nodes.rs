@@ -161,18 +161,17 @@ impl Nodes {
     /// Whether the node may call with the certificate of this serial.
     ///
     /// # Errors
-    /// [`Refusal::NodeBanned`], or [`Refusal::NodeGone`] if it must attest again.
+    /// [`Refusal::NodeBanned`]; [`Refusal::NodeGone`] if it must attest again; [`Refusal::NodeSuperseded`] if it has, since.
     pub fn check(&self, name: &NodeName, serial: &str) -> Result<(), Refusal> {
         if self.seats().get(name).is_some_and(|seat| seat.knows(serial)) {
             return Ok(());
         }
         self.may_attest(name)?;
-        let why = match self.table.borrow().get(name).map(|node| &node.standing) {
-            None => "it is not known here",
-            Some(Standing::Attested) => "it has attested anew since, and its older certificates do not count",
-            Some(_) => "it was evicted",
-        };
-        Err(Refusal::NodeGone(why))
+        Err(match self.table.borrow().get(name).map(|node| &node.standing) {
+            None => Refusal::NodeGone("it is not known here"),
+            Some(Standing::Attested) => Refusal::NodeSuperseded,
+            Some(_) => Refusal::NodeGone("it was evicted"),
+        })
     }
 
     /// Whether the node may attest.

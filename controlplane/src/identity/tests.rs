@@ -2,7 +2,10 @@ mod authority;
 mod bundles;
 mod csr;
 mod entries;
+mod feed;
+mod minted;
 mod nodes;
+mod plan;
 mod tokens;
 
 use std::os::unix::fs::PermissionsExt as _;

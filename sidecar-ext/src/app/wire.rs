@@ -13,7 +13,7 @@ use tonic::Extensions;
 use tonic::transport::Channel;
 use tracing::warn;
 
-use crate::attest::{Attestor, Caller, Peer};
+use crate::attest::{Attestor, Caller};
 use crate::config::{self, Config, Workload};
 use crate::identity::Entitled;
 use crate::{relay, upstream, workloads};
@@ -80,8 +80,7 @@ impl Workloads {
 
 impl upstream::Explainer for Attestor {
     fn explain(&self, pid: i32) -> Result<Vec<String>, String> {
-        let peer = Peer::of_pid(pid).map_err(|why| format!("process {pid}: {why}"))?;
-        let selectors = self.attest(&peer).map_err(|why| why.to_string())?;
+        let selectors = self.attest_pid(pid).map_err(|why| format!("process {pid}: {why}"))?;
         Ok(selectors.iter().map(|selector| selector.as_str().to_owned()).collect())
     }
 }

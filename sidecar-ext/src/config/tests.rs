@@ -35,7 +35,7 @@ fn read(text: &str) -> Result<Config, Error> {
 fn the_whole_file_is_understood() {
     let config = read(FILE).unwrap();
     assert_eq!(config.trust_domain.as_str(), "a.example");
-    assert_eq!(config.join_token, JoinToken::File("token".into()));
+    assert_eq!(config.evidence, Evidence::JoinTokenFile("token".into()));
     assert_eq!(config.health_interval, Duration::from_secs(1));
     let [payments, checkout] = &config.workloads[..] else { panic!() };
     assert_eq!(payments.health, Some(HealthCheck::Http("/healthz".into())));
@@ -49,7 +49,7 @@ fn the_whole_file_is_understood() {
 fn what_may_be_left_out_has_a_default() {
     let config = read("{trustDomain: a.example, controlPlane: ['cp:1'], bootstrapBundle: b}").unwrap();
     assert_eq!(config.sockets, Sockets::default());
-    assert_eq!((config.join_token, config.workloads.len()), (JoinToken::None, 0));
+    assert_eq!((config.evidence, config.workloads.len()), (Evidence::None, 0));
 }
 
 #[test]
@@ -60,6 +60,10 @@ fn a_field_that_says_what_cannot_be_is_named() {
         ("['127.0.0.1:8081']", "['127.0.0.1']", "controlPlane[0]: "),
         ("joinTokenFile: token", "{joinTokenFile: token, joinToken: t}", ""),
         ("joinTokenFile: token", "joinTokenFile: token\njoinToken: t", "not both"),
+        ("joinTokenFile: token", "joinTokenFile: token\nattest: {x509pop: {certificate: c, key: k}}", "not both"),
+        ("joinTokenFile: token", "attest: {}", "x509pop"),
+        ("joinTokenFile: token", "workloadAttestors: [unix, docker]", "workloadAttestors[1]: the attestors"),
+        ("joinTokenFile: token", "workloadAttestors: []", "workloadAttestors: name at least one"),
         ("xds: run/xds.sock", "xds: run/agent.sock", "sockets: "),
         ("http: 127.0.0.1:0", "http: localhost:0", "http: "),
         ("healthInterval: 1s", "healthInterval: 0s", "healthInterval: "),
@@ -109,6 +113,13 @@ fn a_field_that_says_what_cannot_be_is_named() {
         assert!(error.contains(says), "{to}: {error}");
         assert!(error.contains("sidecar.yaml"), "{error}");
     }
+}
+
+#[test]
+fn a_node_may_attest_by_a_certificate() {
+    let text = FILE.replacen("joinTokenFile: token", "attest: {x509pop: {certificate: c.pem, key: k.pem}}", 1);
+    let file = X509PopFile { certificate: "c.pem".into(), key: "k.pem".into() };
+    assert_eq!(read(&text).unwrap().evidence, Evidence::X509Pop(file));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::entries::{Entries, EntryList, Journal, Refused};
+use super::node::Tenure;
 use super::{Explainer, Reports};
 use crate::bundle::{Book, Trust};
 use crate::keep::{Keep, KeepError};
@@ -65,6 +66,7 @@ pub(super) struct Line {
     pub reports: Reports,
     pub joined: watch::Receiver<bool>,
     pub connected: watch::Sender<bool>,
+    pub tenure: Tenure,
     /// Bundles that came with the node's SVID.
     pub offered: mpsc::Receiver<Vec<u8>>,
     pub seed: u64,
@@ -96,9 +98,13 @@ impl Line {
             while let Ok(jwks) = self.offered.try_recv() {
                 fold.offered(&jwks);
             }
+            let epoch = self.tenure.epoch();
             match self.converse(fold, &mut backoff).await {
                 Ok(()) => info!("the control plane ended the stream"),
-                Err(why) => warn!(code = ?why.code(), why = why.message(), "no stream to the control plane"),
+                Err(why) => {
+                    warn!(code = ?why.code(), why = why.message(), "no stream to the control plane");
+                    self.tenure.heard(&why, epoch);
+                }
             }
             self.connected.send_replace(false);
             tokio::time::sleep(backoff.next_wait()).await;

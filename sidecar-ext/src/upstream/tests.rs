@@ -18,6 +18,8 @@ use tokio::sync::broadcast;
 use tonic::service::Routes;
 use tonic::{Request, Response, Streaming};
 
+mod attest;
+
 use super::*;
 use crate::testing::{Ca, HOUR, eventually, now, soon, until};
 
@@ -39,6 +41,14 @@ pub(crate) struct Script {
     pub(crate) streams: watch::Sender<u32>,
     pub(crate) heard: mpsc::UnboundedSender<Report>,
     pub(crate) attempts: Mutex<u32>,
+    /// The key that each token was spent for.
+    pub(crate) spent: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Answers to attestations that get lost on their way.
+    pub(crate) lost: Mutex<u32>,
+    /// Why this node is refused whatever it asks.
+    pub(crate) refuses: watch::Sender<Option<&'static str>>,
+    /// Since when the control plane's own SVID is valid.
+    pub(crate) since: Mutex<std::time::SystemTime>,
     pub(crate) renewals: watch::Sender<u32>,
 }
 
@@ -67,6 +77,10 @@ impl ControlPlane {
             streams: watch::channel(0).0,
             heard: heard_tx,
             attempts: Mutex::new(0),
+            spent: Mutex::default(),
+            lost: Mutex::new(0),
+            refuses: watch::channel(None).0,
+            since: Mutex::new(now() - HOUR),
             renewals: watch::channel(0).0,
         });
         let bundle = script.ca.bundle();
@@ -81,7 +95,9 @@ impl ControlPlane {
         self.address = listener.local_addr().unwrap();
         self.drain = Drain::new();
         let identity = Identity::new(Clock::system());
-        identity.set_svid(&self.script.ca.svid("spiffe://a.example/symbolon/controlplane/0"));
+        let own =
+            self.script.ca.svid_from("spiffe://a.example/symbolon/controlplane/0", *lock(&self.script.since), 3 * HOUR);
+        identity.set_svid(&own);
         identity.set_bundles(&BundleTable::from([(
             self.script.ca.trust_domain.clone(),
             Arc::new(self.script.ca.bundle()),
@@ -146,6 +162,15 @@ impl ControlPlane {
         let _ = self.script.once.send(wire::NodeUpdate { update: Some(Update::Explain(wire::Explain { id, pid })) });
     }
 
+    /// Listens again, after its connections were cut.
+    async fn again(self) -> Self {
+        self.stop().await;
+        let (script, address) = (self.script.clone(), self.address);
+        let (heard, nobody) = mpsc::unbounded_channel();
+        drop(heard);
+        Self { script, address, heard: nobody, drain: Drain::new() }.listen().await
+    }
+
     /// Cuts all connections and listens no more.
     async fn stop(&self) {
         self.drain.start();
@@ -166,13 +191,30 @@ impl Drop for ControlPlane {
 
 struct Served(Arc<Script>, Drain);
 
+/// The public key of a CSR.
+fn csr_key(csr: &[u8]) -> Vec<u8> {
+    use x509_parser::prelude::FromDer as _;
+    let (_, csr) = x509_parser::certification_request::X509CertificationRequest::from_der(csr).unwrap();
+    csr.certification_request_info.subject_pki.raw.to_vec()
+}
+
 impl Served {
     fn sign(&self, csr: &[u8], id: &str) -> wire::Svid {
-        let leaf = self.0.ca.sign(csr, id, now(), *lock(&self.0.ttl));
+        let ttl = *lock(&self.0.ttl);
+        let backdated = if ttl < HOUR { now() } else { now() - Duration::from_secs(10) };
+        let leaf = self.0.ca.sign(csr, id, backdated, ttl);
         wire::Svid { spiffe_id: id.into(), chain: vec![leaf.to_vec().into()], expires_at: 0 }
     }
 
-    fn node<T>(request: &Request<T>) -> Result<(), Status> {
+    fn refused(&self) -> Result<(), Status> {
+        let Some(word) = *self.0.refuses.borrow() else { return Ok(()) };
+        let mut status = Status::permission_denied(word);
+        status.metadata_mut().insert(symbolon_proto::attest::REASON_HEADER, word.parse().unwrap());
+        Err(status)
+    }
+
+    fn node<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.refused()?;
         let peer = request.extensions().get::<PeerIdentity>().and_then(|peer| peer.id.clone());
         if peer.is_some_and(|id| id.as_str() == NODE) { Ok(()) } else { Err(Status::unauthenticated("not a node")) }
     }
@@ -196,9 +238,22 @@ impl Node for Served {
         let Some(wire::evidence::Kind::JoinToken(token)) = evidence.kind else {
             return Err(Status::invalid_argument("no token"));
         };
-        if !lock(&self.0.tokens).remove(&token) {
+        if *self.0.refuses.borrow() == Some("node_banned") {
+            self.refused()?;
+        }
+        let key = csr_key(&evidence.csr);
+        if lock(&self.0.tokens).remove(&token) {
+            lock(&self.0.spent).insert(token.clone(), key.clone());
+        }
+        if lock(&self.0.spent).get(&token) != Some(&key) {
             return Err(Status::permission_denied("the token is unknown or spent"));
         }
+        let mut lost = lock(&self.0.lost);
+        if *lost > 0 {
+            *lost -= 1;
+            return Err(Status::unavailable("the answer is lost"));
+        }
+        self.0.refuses.send_replace(None);
         let svid = self.sign(&evidence.csr, NODE);
         let bundle = self.0.ca.bundle().to_jwks().into();
         let attested =
@@ -208,7 +263,7 @@ impl Node for Served {
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
-        Self::node(&request)?;
+        self.node(&request)?;
         let grants = lock(&self.0.grants).clone();
         let mint = |csr: wire::Csr| {
             let id = if csr.entry_id.is_empty() {
@@ -240,7 +295,7 @@ impl Node for Served {
     }
 
     async fn sync(&self, request: Request<Streaming<wire::NodeReport>>) -> Result<Response<Self::SyncStream>, Status> {
-        Self::node(&request)?;
+        self.node(&request)?;
         let (mut reports, heard) = (request.into_inner(), self.0.heard.clone());
         tokio::spawn(async move {
             while let Ok(Some(report)) = reports.message().await {
@@ -285,20 +340,25 @@ struct Run {
 }
 
 impl Run {
-    fn start(control_plane: &ControlPlane, dir: &Path, join_token: JoinToken) -> Self {
-        Self::try_start(control_plane, dir, join_token).unwrap()
+    fn start(control_plane: &ControlPlane, dir: &Path, evidence: Evidence) -> Self {
+        Self::try_start(control_plane, dir, evidence, Clock::system()).unwrap()
     }
 
-    fn try_start(control_plane: &ControlPlane, dir: &Path, join_token: JoinToken) -> Result<Self, KeepError> {
+    fn try_start(
+        control_plane: &ControlPlane,
+        dir: &Path,
+        evidence: Evidence,
+        clock: Clock,
+    ) -> Result<Self, KeepError> {
         let (drain, metrics) = (Drain::new(), Metrics::new());
         let tasks = Tasks::new(drain.clone());
         let config = Config {
             trust_domain: "a.example".parse().unwrap(),
             control_plane: vec![control_plane.address.to_string()],
             bootstrap: control_plane.script.ca.bundle(),
-            join_token,
+            evidence,
             keep: Keep::open(dir)?,
-            clock: Clock::system(),
+            clock,
             seed: 1,
             explainer: Arc::new(Attested),
         };
@@ -324,8 +384,8 @@ impl Run {
     }
 }
 
-fn token(text: &str) -> JoinToken {
-    JoinToken::Inline(text.to_owned().into())
+fn token(text: &str) -> Evidence {
+    Evidence::JoinToken(text.to_owned().into())
 }
 
 fn data() -> (tempfile::TempDir, std::path::PathBuf) {
@@ -358,12 +418,24 @@ async fn bad_141_a_spent_token_is_said_to_be_spent_and_a_new_one_is_taken_when_i
     let (dir, data) = data();
     let file = dir.path().join("token");
     std::fs::write(&file, "spent\n").unwrap();
-    let run = Run::start(&control_plane, &data, JoinToken::File(file.clone()));
+    let run = Run::start(&control_plane, &data, Evidence::JoinTokenFile(file.clone()));
     eventually(|| run.failures("refused") > 0).await;
     std::fs::write(&file, "good\n").unwrap();
     run.connected().await;
     assert_eq!(*lock(&control_plane.script.attempts), 2, "a refused token is not presented again");
     run.stop().await;
+}
+
+/// Offers a token with a key of its own.
+async fn offer(
+    control_plane: &ControlPlane,
+    anonymous: &Identity,
+    token: &str,
+) -> Result<join::Joined, join::JoinError> {
+    let (addresses, trust_domain) = ([control_plane.address.to_string()], "a.example".parse().unwrap());
+    let door = join::Door { addresses: &addresses, anonymous, trust_domain: &trust_domain, now: now() };
+    let (key, _) = symbolon_kit::spiffe::svid::new_key().unwrap();
+    join::join(door, &join::Offer::Token(token.to_owned().into()), key).await
 }
 
 #[tokio::test]
@@ -372,16 +444,15 @@ async fn the_refusal_says_what_to_do() {
     let anonymous = Identity::new(Clock::system());
     let trusted = control_plane.script.ca.bundle();
     anonymous.set_bundles(&BundleTable::from([(trusted.trust_domain.clone(), Arc::new(trusted))]));
-    let addresses = vec![control_plane.address.to_string()];
-    let refused = join::join(addresses, &anonymous, &"a.example".parse().unwrap(), "wrong").await.unwrap_err();
+    let refused = offer(&control_plane, &anonymous, "wrong").await.unwrap_err();
     let says = refused.to_string();
     assert!(
         says.contains("unknown or spent")
-            && says.contains("even if the answer was lost")
+            && says.contains("good for one key")
             && says.contains("symbolon token create"),
         "{says}"
     );
-    assert!(join::read_token(&JoinToken::None).unwrap_err().to_string().contains("symbolon token create"));
+    assert!(join::Offer::read(&Evidence::None).unwrap_err().to_string().contains("symbolon token create"));
 }
 
 #[tokio::test]
@@ -390,8 +461,7 @@ async fn a_control_plane_that_another_authority_vouches_for_is_not_joined() {
     let anonymous = Identity::new(Clock::system());
     let impostor = Ca::new("a.example").bundle();
     anonymous.set_bundles(&BundleTable::from([(impostor.trust_domain.clone(), Arc::new(impostor))]));
-    let addresses = vec![control_plane.address.to_string()];
-    let refused = soon(join::join(addresses, &anonymous, &"a.example".parse().unwrap(), "good")).await.unwrap_err();
+    let refused = soon(offer(&control_plane, &anonymous, "good")).await.unwrap_err();
     assert_eq!(refused.label(), "unanswered");
     assert!(lock(&control_plane.script.tokens).contains("good"), "the token was not shown to it");
 }
@@ -408,7 +478,7 @@ async fn last_known_good_is_served_before_the_control_plane_is_there() {
     run.stop().await;
     control_plane.stop().await;
 
-    let run = Run::start(&control_plane, &data, JoinToken::None);
+    let run = Run::start(&control_plane, &data, Evidence::None);
     assert_eq!(run.handle.heard().entries.borrow().as_ref().unwrap()[0].spiffe_id.as_str(), WEB, "at once");
     assert_eq!(run.handle.heard().trust.borrow().bundles.len(), 2);
     assert!(!*run.handle.connected().borrow());
@@ -471,7 +541,9 @@ async fn a_key_file_that_others_may_read_refuses_the_start() {
     run.connected().await;
     run.stop().await;
     std::fs::set_permissions(data.join(NODE_FILE), std::fs::Permissions::from_mode(0o640)).unwrap();
-    let Err(refused) = Run::try_start(&control_plane, &data, JoinToken::None) else { panic!("started") };
+    let Err(refused) = Run::try_start(&control_plane, &data, Evidence::None, Clock::system()) else {
+        panic!("started")
+    };
     assert!(refused.to_string().contains("chmod 600"), "{refused}");
 }
 
@@ -508,7 +580,7 @@ async fn changes_of_entries_are_applied_and_outlive_a_restart() {
     has(&run, &["job"]).await;
     run.stop().await;
     control_plane.stop().await;
-    let run = Run::start(&control_plane, &data, JoinToken::None);
+    let run = Run::start(&control_plane, &data, Evidence::None);
     assert_eq!(run.handle.heard().entries.borrow().as_ref().unwrap()[0].id.as_ref(), "job", "at once");
     run.stop().await;
 }
@@ -542,5 +614,26 @@ async fn the_control_plane_is_told_who_a_process_is() {
     control_plane.asks(2, 8);
     let Report::Explained(answer) = heard(&mut control_plane).await else { panic!() };
     assert_eq!((answer.id, answer.error.as_str()), (2, "no such process"));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn fault_021_the_nodes_own_svid_is_replaced_when_its_authority_is_tainted() {
+    let control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.entries().await;
+    assert_eq!(*control_plane.script.renewals.borrow(), 0);
+    let bundle = control_plane.script.ca.bundle();
+    let tainted = wire::Bundles {
+        trust_domain: "a.example".into(),
+        bundles: [("a.example".to_owned(), bundle.to_jwks().into())].into(),
+        tainted_x509: vec![control_plane.script.ca.key_id()],
+        ..wire::Bundles::default()
+    };
+    control_plane.says(Update::Bundles(tainted));
+    // The scripted control plane knows no other authority: it is asked again, and not at once.
+    until(&mut control_plane.script.renewals.subscribe(), |renewals| *renewals >= 2).await;
+    assert!(*control_plane.script.renewals.borrow() < 20);
     run.stop().await;
 }

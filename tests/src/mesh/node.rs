@@ -122,6 +122,13 @@ impl Talk {
     }
 }
 
+impl Talk {
+    /// Returns when it has ended, whatever the reason.
+    pub async fn ended(&mut self) {
+        while let Ok(Some(_)) = self.down.message().await {}
+    }
+}
+
 /// A workload that offers `service` at `inbound`, healthy.
 pub fn workload(name: &str, service: &str, identity: &str, inbound: &str) -> wire::Workload {
     wire::Workload {

@@ -22,6 +22,8 @@ pub struct Settings {
     pub grants: Value,
     pub federation: Value,
     pub svid_ttl: &'static str,
+    /// `identity.x509pop`.
+    pub x509pop: Option<Value>,
     pub report_every: &'static str,
     /// Changes what the file may not say, e.g. a TTL shorter than an operator may give.
     pub tweak: fn(&mut Config),
@@ -46,6 +48,7 @@ impl Settings {
             }),
             federation: json!({"beat": "100ms", "suspectAfter": "2s", "staleAfter": "5s", "expiredAfter": "1h"}),
             svid_ttl: "1h",
+            x509pop: None,
             report_every: "100ms",
             tweak: |_| {},
         }
@@ -58,7 +61,7 @@ impl Settings {
             "trustDomain": format!("{}.example", self.name),
             "dataDir": folder.join("data"),
             "listen": {"node": node, "federation": federation, "http": http, "admin": folder.join("admin/admin.sock")},
-            "identity": {"caTtl": "24h", "svidTtl": self.svid_ttl, "refreshHint": "30s"},
+            "identity": {"caTtl": "24h", "svidTtl": self.svid_ttl, "x509pop": self.x509pop, "refreshHint": "60s"},
             "services": self.services,
             "federatedServices": self.federated,
             "rolloutPolicy": self.policy,

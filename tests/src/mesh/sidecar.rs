@@ -29,15 +29,30 @@ pub struct Sidecar {
 
 impl Sidecar {
     pub(super) async fn start(plane: &Plane, node: &str, workloads: Value) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("node").tempdir_in("/tmp")?;
+        let folder = folder()?;
+        let token = folder.path().join("token");
+        std::fs::write(&token, plane.token(node).await?)?;
+        Self::start_in(folder, plane, node, ("joinTokenFile", json!(token)), workloads).await
+    }
+
+    pub(super) async fn start_by(plane: &Plane, attest: Value, workloads: Value) -> anyhow::Result<Self> {
+        Self::start_in(folder()?, plane, "", ("attest", attest), workloads).await
+    }
+
+    async fn start_in(
+        folder: TempDir,
+        plane: &Plane,
+        node: &str,
+        (evidence, of): (&str, Value),
+        workloads: Value,
+    ) -> anyhow::Result<Self> {
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("bundle.json"), plane.bundle("").await?.jwks)?;
-        std::fs::write(at("token"), plane.token(node).await?)?;
         let file = json!({
             "trustDomain": format!("{}.example", plane.settings.name),
             "controlPlane": [plane.addresses().node.to_string()],
             "bootstrapBundle": at("bundle.json"),
-            "joinTokenFile": at("token"),
+            evidence: of,
             "dataDir": at("data"),
             "sockets": {"agent": at("run/agent.sock"), "xds": at("run/xds.sock")},
             "http": "127.0.0.1:0",
@@ -123,6 +138,10 @@ impl Sidecar {
     pub async fn drain(&mut self) -> bool {
         self.process.end(|running| running.drain(Duration::from_secs(10))).await
     }
+}
+
+fn folder() -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix("node").tempdir_in("/tmp")
 }
 
 /// A request as SPIFFE clients make it.

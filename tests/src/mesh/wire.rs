@@ -1,10 +1,30 @@
 //! Connections as any client makes them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Where connections are passed on to `to`, as from `source`; for as long as the runtime lives.
+///
+/// # Errors
+/// If nothing can listen.
+pub async fn from_address(source: IpAddr, to: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let here = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut caller, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((source, 0).into())?;
+                let mut onward = socket.connect(to).await?;
+                tokio::io::copy_bidirectional(&mut caller, &mut onward).await
+            });
+        }
+    });
+    Ok(here)
+}
 
 /// GET of a path; the whole answer, head and all.
 ///

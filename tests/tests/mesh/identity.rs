@@ -76,7 +76,10 @@ async fn x_a_csr_that_names_somebody_else_gets_no_such_name() -> anyhow::Result<
 /// node's, the workload's.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_half_life_the_next_svid_comes_before_the_old_one_ends() -> anyhow::Result<()> {
-    let short = |config: &mut controlplane::app::Config| config.identity.svid_ttl = Duration::from_secs(13);
+    let short = |config: &mut controlplane::app::Config| {
+        config.identity.svid_ttl = Duration::from_secs(13);
+        config.identity.node_ttl = Duration::from_secs(13);
+    };
     let mesh = Mesh::builder().a(|a| a.tweak = short).start().await?;
     mesh.a.entry("n1", "checkout").await?;
     let sidecar = mesh.a.sidecar("n1", caller(&mesh.a, "checkout", &[])).await?;

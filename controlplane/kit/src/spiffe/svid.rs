@@ -80,10 +80,21 @@ const SIGNATURES: [Oid<'static>; 8] = [
 /// [`SvidError::KeyGeneration`].
 pub fn new_key() -> Result<(PrivateKey, Vec<u8>), SvidError> {
     let key = KeyPair::generate().map_err(|_| SvidError::KeyGeneration)?;
+    let key = PrivateKey::from_pkcs8(key.serialize_der());
+    let csr = csr_of(&key)?;
+    Ok((key, csr))
+}
+
+/// A CSR for a key that there is already; it asks for nothing.
+///
+/// # Errors
+/// [`SvidError::KeyGeneration`] if the key cannot be used.
+pub fn csr_of(key: &PrivateKey) -> Result<Vec<u8>, SvidError> {
+    let key = KeyPair::try_from(key.pkcs8()).map_err(|_| SvidError::KeyGeneration)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new(); // rcgen's default names itself
     let csr = params.serialize_request(&key).map_err(|_| SvidError::KeyGeneration)?;
-    Ok((PrivateKey::from_pkcs8(key.serialize_der()), csr.der().to_vec()))
+    Ok(csr.der().to_vec())
 }
 
 /// `notBefore` and `notAfter`.

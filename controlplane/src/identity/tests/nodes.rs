@@ -24,7 +24,7 @@ async fn a_certificate_counts_from_its_attestation_and_each_renewal_on() {
         assert_eq!(may_call(&identity, "n2", minted), Err("node_gone"), "not another's");
     }
     let stray = identity.renew_node(&node("n1"), &plain_csr()).unwrap();
-    assert_eq!(may_call(&identity, "n1", &stray), Err("node_gone"), "signed, but never kept");
+    assert_eq!(may_call(&identity, "n1", &stray), Err("node_superseded"), "signed, but never kept");
     let known = identity.nodes.all()[&node("n1")].clone();
     assert_eq!((&*known.attestor, known.can_reattest), ("join_token", false));
     assert_eq!(known.selectors.iter().map(|one| one.as_str()).collect::<Vec<_>>(), ["join_token:node:n1"]);
@@ -60,7 +60,7 @@ async fn an_evicted_node_is_out_until_it_attests_again() {
     assert_eq!(may_call(&identity, "n1", &old), Err("node_gone"), "also after a restart");
     let new = join(&identity, "n1").await.unwrap();
     assert_eq!(may_call(&identity, "n1", &new), Ok(()));
-    assert_eq!(may_call(&identity, "n1", &old), Err("node_gone"), "the old certificate stays out");
+    assert_eq!(may_call(&identity, "n1", &old), Err("node_superseded"), "the old certificate stays out");
     assert!(matches!(identity.nodes.evict(&node("nobody")).await, Err(Refused::Unknown(_))));
 }
 
