@@ -1,6 +1,6 @@
-//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs
-//! ([`profile`], [`issue`], [`mint`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), whom we trust ([`bundles`]),
-//! and what is written down of all that ([`audit`]). [`Identity`] is the whole.
+//! Who is who: the authorities of this trust domain ([`authority`], with its pure [`schedule`], its [`keys`], and perhaps one
+//! [`upstream`]), what they sign ([`profile`], [`issue`], [`mint`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]),
+//! whom we trust ([`bundles`]), and what is written down of all that ([`audit`]). [`Identity`] is the whole.
 
 pub mod attest;
 pub mod audit;
@@ -15,6 +15,7 @@ pub mod profile;
 mod reuse;
 pub mod schedule;
 pub mod tokens;
+pub mod upstream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub struct Config {
     /// A file beside the store that says how many join tokens were spent.
     pub fence: PathBuf,
     pub refresh_hint: Duration,
+    pub authority: authority::Settings,
 }
 
 /// Whose certificates a node may show to attest, and how it is named then.
@@ -64,6 +66,7 @@ pub struct X509PopConfig {
 pub struct Identity {
     pub trust_domain: TrustDomain,
     pub issuer: issue::Issuer,
+    pub authorities: authority::Authorities,
     pub entries: entries::Entries,
     pub tokens: tokens::Tokens,
     pub nodes: nodes::Nodes,
@@ -87,12 +90,25 @@ pub enum Error {
     Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
+    #[error(transparent)]
+    Upstream(#[from] upstream::UpstreamError),
     #[error("{path}, which says how many join tokens were spent, {why}")]
     Fence { path: String, why: String },
     #[error(transparent)]
     X509Pop(#[from] attest::x509pop::Error),
     #[error("signing failed: {0}")]
     Sign(String),
+    #[error(
+        "{error}. Without it nothing can be signed by the authority that everybody trusts. Lay it back from a backup; or, if it is \
+         lost for good, start once with --replace-lost-keys: a new authority is made, and what the lost one signed stays valid until \
+         it ends"
+    )]
+    LostKey { error: keys::KeyError },
+    #[error(
+        "the store knows no authority, but its keys are here: {}. Lay the store back from the same backup; or, if it is lost for \
+         good, move these keys away: a new authority is made, and everybody must be given its bundle", names.join(", ")
+    )]
+    LostStore { names: Vec<String> },
 }
 
 /// What a caller gets for a CSR.
@@ -165,7 +181,7 @@ impl Identity {
         let folder = config.audit_dir.clone();
         let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
-        let (authority, issuer) =
+        let (authority, authorities, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
@@ -177,6 +193,7 @@ impl Identity {
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
+            authorities,
             entries,
             attestors: attest::Attestors::new(tokens.clone(), nodes.clone(), x509pop),
             nodes,
@@ -206,6 +223,23 @@ impl Identity {
 
 fn reason_of(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+impl Error {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Audit(_) => "audit",
+            Self::Key(error) | Self::LostKey { error } => error.label(),
+            Self::Upstream(error) => error.label(),
+            Self::Fence { .. } => "fence",
+            Self::X509Pop(_) => "x509pop",
+            Self::OtherTrustDomain { .. } => "other_trust_domain",
+            Self::Sign(_) => "sign",
+            Self::LostStore { .. } => "lost_store",
+        }
+    }
 }
 
 impl Refusal {

@@ -12,13 +12,14 @@ use symbolon_kit::clock::{Clock, unix_secs};
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Gauge, Metrics};
 use symbolon_kit::spiffe::renewal::renew_at;
-use symbolon_kit::spiffe::svid::{Svid, new_key};
+use symbolon_kit::spiffe::svid::{Svid, issuer_key_id, new_key};
 use symbolon_kit::tls;
 use symbolon_proto::ids::SpiffeId;
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::identity::Identity;
+use crate::identity::authority::Taints;
 use crate::identity::bundles::Table;
 
 /// A clock that is set forward is noticed within this.
@@ -58,11 +59,22 @@ impl OwnSvid {
     pub(super) async fn run(mut self, drain: Drain) {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), self.seed);
+        let mut taints = self.identity.authorities.taints();
         let mut due = renew_at(self.svid.not_before, self.svid.not_after, &mut rng);
         let mut retry = Duration::ZERO;
         loop {
             let wait = due.duration_since(self.clock.now()).unwrap_or_default().min(LONGEST_WAIT).max(retry);
             tokio::select! {
+                changed = taints.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if !self.is_tainted(&taints.borrow_and_update()) {
+                        continue;
+                    }
+                    info!("the authority of our own SVID is tainted: it is renewed at once");
+                    due = self.clock.now();
+                }
                 () = tokio::time::sleep(wait) => {}
                 () = drain.cancelled() => return,
             }
@@ -98,6 +110,12 @@ pub(super) async fn follow_bundles(mut bundles: watch::Receiver<Arc<Table>>, tls
             changed = bundles.changed() => if changed.is_err() { return },
             () = drain.cancelled() => return,
         }
+    }
+}
+
+impl OwnSvid {
+    fn is_tainted(&self, taints: &Taints) -> bool {
+        self.svid.chain.iter().filter_map(issuer_key_id).any(|issuer| taints.x509.contains(issuer.as_str()))
     }
 }
 

@@ -16,6 +16,7 @@ use symbolon_kit::spiffe::svid::new_key;
 use symbolon_kit::spiffe::verify::Anchors;
 
 use super::*;
+use crate::identity::authority::Settings;
 use crate::identity::entries::New as NewEntry;
 
 const CA_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -56,6 +57,7 @@ fn world() -> World {
         x509pop: None,
         fence: folder.path().join("tokens.fence"),
         refresh_hint: Duration::from_secs(60),
+        authority: Settings::default(),
     };
     World { folder, store, clock, config }
 }
@@ -73,10 +75,11 @@ impl World {
         self.try_start().await.unwrap()
     }
 
-    /// The key files, with their modes.
+    /// The key files of X.509 authorities, with their modes.
     fn keys(&self) -> Vec<(PathBuf, u32)> {
         let files = std::fs::read_dir(&self.config.key_dir).unwrap().map(|file| file.unwrap().path());
-        let mut keys: Vec<_> = files.map(|path| (path.clone(), mode(&path))).collect();
+        let x509 = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("x509-"));
+        let mut keys: Vec<_> = x509.map(|path| (path.clone(), mode(&path))).collect();
         keys.sort();
         keys
     }

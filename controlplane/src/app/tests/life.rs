@@ -114,6 +114,7 @@ async fn the_own_svid_is_renewed_at_half_life() {
         x509pop: None,
         fence: folder.path().join("tokens.fence"),
         refresh_hint: Duration::from_secs(10),
+        authority: identity::authority::Settings::default(),
     };
     let store = crate::store::redb::open(&folder.path().join("store.redb")).unwrap();
     let identity = Identity::start(config, store, clock.clone(), &Metrics::new(), &tasks, drain.clone()).await.unwrap();
