@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod client;
 pub mod demo;
 pub mod failure;
+pub mod federation;
 pub mod identity;
 pub mod node;
 pub mod output;
@@ -68,6 +69,9 @@ pub enum Command {
     /// Trust bundles: our own and the peers'
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Trust in other trust domains: begin, look at, end
+    #[command(subcommand)]
+    Federation(federation::Command),
     /// The authorities that sign for this trust domain: list, prepare, activate, taint, revoke
     #[command(subcommand)]
     Authority(authority::Command),
@@ -139,6 +143,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(command) => node::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
+        Command::Federation(command) => federation::run(&client, command).await,
         Command::Authority(command) => authority::run(&client, command).await,
         Command::Identity(command) => identity::run(&client, command).await,
         Command::Service(command) => service::run(&client, command).await,

@@ -15,5 +15,7 @@ mod mesh {
     mod shop;
     mod sidecar;
     mod state;
+    mod trust;
+    mod workloads;
     mod xds;
 }

@@ -5,5 +5,6 @@ mod life;
 mod link;
 mod node_api;
 mod rig;
+mod trust;
 
 use rig::Rig;

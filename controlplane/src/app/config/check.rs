@@ -8,19 +8,14 @@ use std::time::Duration;
 use symbolon_proto::ids::TrustDomain;
 
 use super::file::{File, PeerFile, PolicyFile, X509PopFile};
-use super::{Code, Config, Finding, Lifetimes, Listen};
+use super::{Code, Config, Finding, Listen};
 use crate::federation::{Grants, PeerConfig, Quotas, Timing};
 use crate::identity::X509PopConfig;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
-/// Below this, an SVID would be renewed before its proxies have it.
-const SHORTEST_SVID: Duration = Duration::from_secs(10);
-/// What all consumers of a bundle make use of: SPIRE asks no more often than for a minute's hint, and none should learn of a key later
-/// than by the default of SPIFFE_Trust_Domain_and_Bundle.md §6.1.
-const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(300);
-/// An authority hands over when a sixth of its life remains: an SVID longer than that would be cut short.
-const SVIDS_PER_AUTHORITY: u32 = 6;
+mod identity;
+mod trust;
 
 /// A finding, and the text in the file that it is about.
 type Located = (Finding, String);
@@ -35,7 +30,8 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     let peers = checker.peers(&file.peers, trust_domain.as_ref());
     let known: BTreeSet<PeerName> = file.peers.iter().filter_map(|peer| peer.name.parse().ok()).collect();
     let listen = checker.listen(file);
-    let identity = checker.lifetimes(file);
+    let identity = checker.lifetimes(&file.identity);
+    let authority = checker.authority(&file.identity);
     let x509pop = file.identity.x509pop.as_ref().map(|of| checker.x509pop(of));
     let services = checker.services(file, &known);
     let federated = checker.federated(file, &known);
@@ -44,12 +40,15 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     for address in &file.federation.advertise {
         checker.host_port("federation.advertise", address);
     }
+    let bundle_endpoint = checker.bundle_endpoint(file, trust_domain.as_ref());
+    let relationships = checker.relationships(file, trust_domain.as_ref());
     match (trust_domain, listen, checker.findings.is_empty()) {
         (Some(trust_domain), Some(listen), true) => Ok(Config {
             trust_domain,
             data_dir: file.data_dir.clone(),
             listen,
             identity,
+            authority,
             x509pop,
             services,
             federated,
@@ -58,6 +57,12 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             timing,
             advertise: file.federation.advertise.clone(),
             report_every: file.load_report_interval,
+            bundle_endpoint,
+            bootstrap: trust::bootstrap(file),
+            relationships,
+            roots_file: file.federation.roots_file.clone(),
+            polling: Default::default(),
+            fetching: Default::default(),
         }),
         _ => Err(checker.findings),
     }
@@ -105,32 +110,6 @@ impl Checker {
             self.find(Code::Listen, "listen", "", "two listeners cannot share one address");
         }
         Some(Listen { node: node?, federation: federation?, http: http?, admin: file.listen.admin.clone() })
-    }
-
-    fn lifetimes(&mut self, file: &File) -> Lifetimes {
-        let file = &file.identity;
-        if file.svid_ttl < SHORTEST_SVID {
-            self.find(Code::Lifetime, "identity.svidTtl", "", "must be at least 10s");
-        }
-        if file.svid_ttl > file.ca_ttl / SVIDS_PER_AUTHORITY {
-            let message = "must be at most a sixth of identity.caTtl: an authority hands over when a sixth of its life \
-                           remains, and no SVID outlives its issuer";
-            self.find(Code::Lifetime, "identity.svidTtl", "", message);
-        }
-        let hint = file.refresh_hint;
-        if !HINTS.contains(&hint) || hint.subsec_nanos() != 0 || hint > file.ca_ttl / 2 {
-            let message = "must be whole seconds from 1m to 5m, and at most half of identity.caTtl";
-            self.find(Code::Lifetime, "identity.refreshHint", "", message);
-        }
-        if file.node_ttl < SHORTEST_SVID {
-            self.find(Code::Lifetime, "identity.nodeTtl", "", "must be at least 10s");
-        }
-        Lifetimes {
-            ca_ttl: file.ca_ttl,
-            svid_ttl: file.svid_ttl,
-            node_ttl: file.node_ttl,
-            refresh_hint: file.refresh_hint,
-        }
     }
 
     fn x509pop(&mut self, file: &X509PopFile) -> X509PopConfig {

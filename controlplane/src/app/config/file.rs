@@ -1,6 +1,7 @@
 //! The configuration file as the operator writes it. Unknown fields are refused; the values are parsed in [`super::check`], once,
 //! into types that cannot be wrong.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,12 @@ pub struct File {
     pub peers: Vec<PeerFile>,
     #[serde(default)]
     pub federation: FederationFile,
+    /// Our own bundle endpoint; none is served without it.
+    #[serde(default)]
+    pub bundle_endpoint: Option<EndpointFile>,
+    /// Trust domains beside the peers; see `docs/federation.md`.
+    #[serde(default)]
+    pub relationships: Vec<RelationshipFile>,
     /// How often nodes forward the load reports of their proxies.
     #[serde(default = "default_report_interval", with = "duration")]
     pub load_report_interval: Duration,
@@ -72,6 +79,67 @@ pub struct IdentityFile {
     /// `spiffe_refresh_hint` of the bundle.
     #[serde(with = "duration")]
     pub refresh_hint: Duration,
+    pub authority: AuthorityFile,
+    pub key_manager: KeyManagerFile,
+    /// An authority above ours; ours are their own roots if left out.
+    pub upstream: Option<UpstreamFile>,
+    pub incubating: IncubatingFile,
+}
+
+/// The schedule of authorities; SPIRE's, as far as nothing is said.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct AuthorityFile {
+    /// How long before the active one's end its successor is prepared.
+    #[serde(deserialize_with = "duration::optional")]
+    pub prepare_before: Option<Duration>,
+    /// How long before its end the active one hands over.
+    #[serde(deserialize_with = "duration::optional")]
+    pub activate_before: Option<Duration>,
+    /// How long a new one must have been published before it signs.
+    #[serde(deserialize_with = "duration::optional")]
+    pub propagation: Option<Duration>,
+    /// Of authorities that sign tokens.
+    #[serde(deserialize_with = "duration::optional")]
+    pub jwt_ttl: Option<Duration>,
+}
+
+/// Where the authorities' keys are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct KeyManagerFile {
+    /// `disk`, `memory` or `pkcs11`.
+    pub kind: String,
+    /// `pkcs11`: the vendor's library.
+    pub module: Option<PathBuf>,
+    /// `pkcs11`: the token's label.
+    pub token: Option<String>,
+    /// `pkcs11`: a file of mode 0600 with the PIN of the token's user.
+    pub pin_file: Option<PathBuf>,
+    /// `pkcs11`: how long a signature may take.
+    #[serde(with = "duration")]
+    pub deadline: Duration,
+}
+
+/// An authority in files, above ours.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UpstreamFile {
+    /// PEM: the certificate that signs ours, then those between it and its root.
+    pub certificate: PathBuf,
+    /// PEM, mode 0600.
+    pub key: PathBuf,
+    /// PEM: the roots; may be left out if the certificate is one itself.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+}
+
+/// What the specifications have not settled yet: off unless it is switched on.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct IncubatingFile {
+    /// WIT-SVIDs.
+    pub wit: bool,
 }
 
 /// Node attestation by proof of possession of a certificate.
@@ -156,6 +224,9 @@ pub struct PeerFile {
     pub address: Option<String>,
     #[serde(default)]
     pub grants: GrantsFile,
+    /// By which registration entries pick it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a peer may assert to us.
@@ -184,12 +255,56 @@ pub struct FederationFile {
     pub expired_after: Duration,
     /// What the token tells the peer to dial; the bound federation address if empty.
     pub advertise: Vec<String>,
+    /// PEM: the authorities by which `https_web` bundle endpoints are verified; the machine's own if left out.
+    pub roots_file: Option<PathBuf>,
+}
+
+/// Our own bundle endpoint.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EndpointFile {
+    #[serde(default = "default_endpoint")]
+    pub listen: String,
+    /// `https_spiffe` or `https_web`.
+    pub profile: String,
+    /// `https_spiffe`: the ID that it proves; the control plane's own if left out.
+    #[serde(default)]
+    pub spiffe_id: Option<String>,
+    /// `https_web`: PEM, leaf first; looked at again and again.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// `https_web`: PEM, mode 0600.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+}
+
+/// A trust domain whose SVIDs we verify.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RelationshipFile {
+    pub trust_domain: String,
+    /// `https_spiffe`, `https_web` or `manual`.
+    pub profile: String,
+    #[serde(default)]
+    pub url: String,
+    /// `https_spiffe`: the ID that its endpoint proves.
+    #[serde(default)]
+    pub endpoint_spiffe_id: String,
+    /// Its first bundle, SPIFFE JWKS; read while none is held.
+    #[serde(default)]
+    pub bootstrap_bundle: Option<PathBuf>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 // === defaults ===
 
 fn default_data_dir() -> PathBuf {
     "/var/lib/symbolon".into()
+}
+
+fn default_endpoint() -> String {
+    "0.0.0.0:8444".into()
 }
 
 fn default_report_interval() -> Duration {
@@ -214,8 +329,18 @@ impl Default for IdentityFile {
             svid_ttl: Duration::from_hours(1),
             node_ttl: Duration::from_hours(24),
             x509pop: None,
+            authority: AuthorityFile::default(),
+            key_manager: KeyManagerFile::default(),
+            upstream: None,
+            incubating: IncubatingFile::default(),
             refresh_hint: Duration::from_mins(5),
         }
+    }
+}
+
+impl Default for KeyManagerFile {
+    fn default() -> Self {
+        Self { kind: "disk".into(), module: None, token: None, pin_file: None, deadline: Duration::from_secs(5) }
     }
 }
 
@@ -253,6 +378,7 @@ impl Default for FederationFile {
             stale_after: timing.stale_after,
             expired_after: timing.expired_after,
             advertise: Vec::new(),
+            roots_file: None,
         }
     }
 }

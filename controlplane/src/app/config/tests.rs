@@ -109,6 +109,40 @@ fn bad_135_an_svid_must_not_outlive_its_authority() {
 }
 
 #[test]
+fn the_schedule_of_authorities_must_fit_into_their_life() {
+    let text = |rest: &str| with("identity: {caTtl: 24h,", &format!("identity: {{{rest}, caTtl: 24h,"));
+    let fine = "authority: {prepareBefore: 18h, activateBefore: 2h, propagation: 15h, jwtTtl: 12h}";
+    assert!(load_text(&text(fine)).is_ok());
+    for (rest, field) in [
+        ("authority: {prepareBefore: 23h}", "authority.prepareBefore"),
+        ("authority: {activateBefore: 13h}", "authority.activateBefore"),
+        ("authority: {propagation: 9h}", "authority.propagation"),
+        ("authority: {prepareBefore: 2h}", "authority.propagation"),
+        ("authority: {activateBefore: 30s}", "svidTtl"),
+        ("authority: {jwtTtl: 59s}", "authority.jwtTtl"),
+    ] {
+        let found = findings(&text(rest));
+        assert!(
+            found.iter().any(|one| one.starts_with(&format!("f: SYM0004: identity.{field}: "))),
+            "{rest}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_key_manager_is_named_whole() {
+    let manager = |rest: &str| {
+        load_text(&with("identity: {caTtl: 24h,", &format!("identity: {{keyManager: {{{rest}}}, caTtl: 24h,")))
+    };
+    for fine in ["kind: memory", "kind: disk", "kind: pkcs11, module: /m.so, token: t, pinFile: /p, deadline: 2s"] {
+        assert!(manager(fine).is_ok(), "{fine}");
+    }
+    for wrong in ["kind: vault", "kind: pkcs11, module: /m.so", "token: t", "deadline: 5m"] {
+        assert!(manager(wrong).unwrap_err().to_string().contains("SYM0014: identity.keyManager"), "{wrong}");
+    }
+}
+
+#[test]
 fn bad_130_an_unknown_field_is_a_finding_with_its_line() {
     let found = findings(&with("exportTo: [b]", "exportsTo: [b]"));
     assert_eq!(found, ["f:8: SYM0001: unknown field \"exportsTo\"; did you mean \"exportTo\"?"]);
@@ -117,4 +151,45 @@ fn bad_130_an_unknown_field_is_a_finding_with_its_line() {
 #[test]
 fn what_cannot_be_read_is_no_finding() {
     assert!(matches!(load(Path::new("/does/not/exist"), []), Err(Refused::Unreadable(_))));
+}
+
+#[test]
+fn bad_137_relationships_and_the_endpoint_are_checked_before_anything_is_bound() {
+    let file = |lines: &str| findings(&with("loadReportInterval: 1s", &format!("loadReportInterval: 1s\n{lines}")));
+    let good = "https_web, url: \"https://c.example/\"";
+    let one = |rest: &str| file(&format!("relationships: [{{trustDomain: c.example, profile: {rest}}}]"));
+    let loads = |lines: &str| load_text(&with("loadReportInterval: 1s", &format!("loadReportInterval: 1s\n{lines}")));
+    let config = loads(&format!("relationships: [{{trustDomain: c.example, profile: {good}}}]")).unwrap();
+    let profiles: Vec<_> = config.relationships.iter().map(|one| one.profile.label()).collect();
+    assert_eq!(profiles, ["https_web", "link"], "the peer has one, too");
+    for (lines, code) in [
+        ("https_web, url: \"http://c.example/\"", "SYM0012"),
+        ("https_web, url: \"https://user:word@c.example/\"", "SYM0012"),
+        ("https_web", "SYM0012"),
+        ("link", "SYM0012"),
+        ("carrier_pigeon", "SYM0012"),
+        ("https_spiffe, url: \"https://c.example/\", endpointSpiffeId: \"spiffe://c.example/x\"", "SYM0012"),
+        ("https_spiffe, url: \"https://c.example/\", endpointSpiffeId: \"spiffe://d.example/x\"", "SYM0012"),
+    ] {
+        let found = one(lines);
+        assert!(found.iter().any(|finding| finding.contains(code)), "{lines}: {found:?}");
+    }
+    let twice = format!("{{trustDomain: c.example, profile: {good}}}");
+    assert!(file(&format!("relationships: [{twice}, {twice}]"))[0].contains("SYM0006"));
+    for (endpoint, code) in [
+        ("listen: nowhere, profile: https_spiffe", "SYM0003"),
+        ("profile: https_web", "SYM0013"),
+        ("profile: https_web, certificate: a, key: b, spiffeId: \"spiffe://a.example/x\"", "SYM0013"),
+        ("profile: https_spiffe, certificate: a, key: b", "SYM0013"),
+        ("profile: https_spiffe, spiffeId: \"spiffe://b.example/x\"", "SYM0013"),
+        ("profile: https_spiffe, spiffeId: \"spiffe://a.example/symbolon/node/x\"", "SYM0013"),
+        ("profile: http", "SYM0013"),
+    ] {
+        let found = file(&format!("bundleEndpoint: {{{endpoint}}}"));
+        assert!(found.iter().any(|finding| finding.contains(code)), "{endpoint}: {found:?}");
+    }
+    assert!(loads("bundleEndpoint: {profile: https_spiffe, spiffeId: \"spiffe://a.example/spire/server\"}").is_ok());
+    // A peer with an endpoint beside its link: one relationship, and both feed it.
+    let both = loads("relationships: [{trustDomain: b.example, profile: https_web, url: \"https://b.example/\"}]");
+    assert_eq!(both.unwrap().relationships.len(), 1);
 }

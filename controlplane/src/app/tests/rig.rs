@@ -19,7 +19,7 @@ use symbolon_proto::node::node_client::NodeClient;
 use tonic::transport::Channel;
 
 use crate::app::config::load;
-use crate::app::{Running, Seams, build};
+use crate::app::{Config, Running, Seams, build};
 
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,22 @@ impl Rig {
 
     /// Trust domain `<own>.example`, which exports to and federates with the peer `<other>`.
     pub(super) async fn start_as(folder: Arc<tempfile::TempDir>, own: &str, other: &str) -> anyhow::Result<Self> {
-        let config = load(&file(folder.path(), own, other), [])?;
+        Self::start_with(folder, own, other, "", |_| {}).await
+    }
+
+    /// With these lines at the end of its file, and what no file may say.
+    pub(super) async fn start_with(
+        folder: Arc<tempfile::TempDir>,
+        own: &str,
+        other: &str,
+        lines: &str,
+        tweak: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Self> {
+        let path = file(folder.path(), own, other);
+        let text = std::fs::read_to_string(&path).unwrap() + lines;
+        std::fs::write(&path, text).unwrap();
+        let mut config = load(&path, [])?;
+        tweak(&mut config);
         let running = build(config, Seams::seeded(7)).await?.spawn();
         Ok(Self { own: own.to_owned(), folder, running })
     }

@@ -115,6 +115,7 @@ fn bad_035_not_json_too_large_too_deep() {
     }
     assert!(Bundle::parse_jwks(&domain(), b"{\"keys\":[],\"x\":\"\xff\"}", noon()).is_err(), "not UTF-8");
     assert_eq!(read(&" ".repeat(MAX_BYTES + 1)), BundleError::TooLarge);
+    assert!(matches!(read(&" ".repeat(MAX_BYTES)), BundleError::Malformed(_)));
     let nested = |depth: usize| format!("{{\"keys\":[],\"x\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
     assert!(Bundle::parse_jwks(&domain(), nested(31).as_bytes(), noon()).is_ok());
     assert!(matches!(read(&nested(32)), BundleError::Malformed(why) if why.contains("nested")));
@@ -215,7 +216,7 @@ fn x_4_an_authoritys_id_has_no_path() {
     let named = Ca::with("a.example", |params| {
         params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://a.example/shop".try_into().unwrap())];
     });
-    ignored(jwk(&named.certificate()), "an ID with a path");
+    ignored(jwk(&named.certificate()), "has a path");
     let nameless = Ca::with("a.example", |params| params.subject_alt_names.clear()).certificate();
     assert_eq!(parse(&with_key(jwk(&nameless))).unwrap().bundle.x509, [A.certificate(), nameless]);
 }

@@ -15,7 +15,7 @@ fn strict(document: &[u8], wit: bool) -> Result<(usize, Vec<String>), String> {
     document["spiffe_sequence"].as_u64().ok_or("no sequence")?;
     let (mut roots, mut kids) = (0, Vec::new());
     for (index, key) in document["keys"].as_array().ok_or("no keys")?.iter().enumerate() {
-        let public = public(key).ok_or(format!("key {index} is not a JWK"))?;
+        let public = public(key).ok_or_else(|| format!("key {index} is not a JWK"))?;
         match (key["use"].as_str(), key["kid"].as_str()) {
             (Some("x509-svid"), None) => {
                 let [certificate] = &key["x5c"].as_array().ok_or("no x5c")?[..] else {
@@ -84,7 +84,7 @@ fn spire_reads_what_we_write() {
     assert_eq!(strict(&bundle.to_jwks(), false), Ok((3, kids)));
     assert_eq!(strict(&Bundle::new(domain(), 0, DEFAULT_REFRESH, Vec::new()).to_jwks(), false), Ok((0, Vec::new())));
     // Which is why the use stays away unless it is switched on.
-    let incubating = bundle.clone().with_tokens(Vec::new(), tokens("wit"));
+    let incubating = bundle.with_tokens(Vec::new(), tokens("wit"));
     assert!(strict(&incubating.to_jwks(), false).unwrap_err().contains("wit-svid"));
     assert_eq!(strict(&incubating.to_jwks(), true).unwrap().1.len(), 4);
 }
