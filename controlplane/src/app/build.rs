@@ -346,7 +346,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         x509pop: config.x509pop.clone(),
         fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
-        authority: identity::authority::Settings::default(),
+        authority: config.authority.clone(),
     };
     let (clock, core) = (seams.clock.clone(), &life.core);
     Ok(Identity::start(authority, store, clock, &life.metrics, &core.tasks, core.drain.clone()).await?)
