@@ -12,13 +12,14 @@ use symbolon_kit::clock::{Clock, unix_secs};
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Gauge, Metrics};
 use symbolon_kit::spiffe::renewal::renew_at;
-use symbolon_kit::spiffe::svid::{Svid, new_key};
+use symbolon_kit::spiffe::svid::{Svid, issuer_key_id, new_key};
 use symbolon_kit::tls;
 use symbolon_proto::ids::SpiffeId;
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::identity::Identity;
+use crate::identity::authority::Taints;
 use crate::identity::bundles::Table;
 
 /// A clock that is set forward is noticed within this.
@@ -38,7 +39,7 @@ pub(super) struct OwnSvid {
 
 impl OwnSvid {
     /// Mints the first one and presents it.
-    pub(super) fn start(
+    pub(super) async fn start(
         identity: Identity,
         id: SpiffeId,
         tls: tls::Identity,
@@ -46,7 +47,7 @@ impl OwnSvid {
         seed: u64,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
-        let svid = mint(&identity, &id).context("the control plane's own SVID")?;
+        let svid = mint(&identity, &id).await.context("the control plane's own SVID")?;
         tls.set_svid(&svid);
         tls.set_bundles(&identity.bundles.all());
         let expires = metrics.gauge("symbolon_own_svid_expires_seconds", "Unix time at which the own SVID expires");
@@ -58,18 +59,29 @@ impl OwnSvid {
     pub(super) async fn run(mut self, drain: Drain) {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), self.seed);
+        let mut taints = self.identity.authorities.taints();
         let mut due = renew_at(self.svid.not_before, self.svid.not_after, &mut rng);
         let mut retry = Duration::ZERO;
         loop {
             let wait = due.duration_since(self.clock.now()).unwrap_or_default().min(LONGEST_WAIT).max(retry);
             tokio::select! {
+                changed = taints.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if !self.is_tainted(&taints.borrow_and_update()) {
+                        continue;
+                    }
+                    info!("the authority of our own SVID is tainted: it is renewed at once");
+                    due = self.clock.now();
+                }
                 () = tokio::time::sleep(wait) => {}
                 () = drain.cancelled() => return,
             }
             if self.clock.now() < due {
                 continue;
             }
-            match mint(&self.identity, &self.id) {
+            match mint(&self.identity, &self.id).await {
                 Ok(svid) => {
                     info!(?svid, "own SVID renewed");
                     self.tls.set_svid(&svid);
@@ -101,8 +113,14 @@ pub(super) async fn follow_bundles(mut bundles: watch::Receiver<Arc<Table>>, tls
     }
 }
 
-fn mint(identity: &Identity, id: &SpiffeId) -> anyhow::Result<Svid> {
+impl OwnSvid {
+    fn is_tainted(&self, taints: &Taints) -> bool {
+        self.svid.chain.iter().filter_map(issuer_key_id).any(|issuer| taints.x509.contains(issuer.as_str()))
+    }
+}
+
+async fn mint(identity: &Identity, id: &SpiffeId) -> anyhow::Result<Svid> {
     let (key, csr) = new_key()?;
-    let minted = identity.mint_own(id, &csr)?;
+    let minted = identity.own_svid(id, csr).await?;
     Ok(Svid::new(minted.chain, key)?)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use symbolon_kit::clock::Clock;
-use symbolon_kit::spiffe::bundle::{Admission, Bundle, BundleError, Content};
+use symbolon_kit::spiffe::bundle::{Admission, Bundle, BundleError, Content, JwtAuthority};
 use symbolon_proto::ids::TrustDomain;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
@@ -134,18 +134,22 @@ impl Bundles {
     }
 
     /// Publishes our own authorities; the sequence rises by one if they differ from what is published.
-    pub(super) async fn publish_own(&self, authorities: Vec<CertificateDer<'static>>) -> Result<(), store::Error> {
+    pub(super) async fn publish_own(
+        &self,
+        x509: Vec<CertificateDer<'static>>,
+        jwt: Vec<JwtAuthority>,
+        wit: Vec<JwtAuthority>,
+    ) -> Result<(), store::Error> {
         let _writing = self.writing.lock().await;
         let before = self.own();
-        let same = |bundle: &Arc<Bundle>| bundle.x509 == authorities && bundle.refresh_hint == self.refresh_hint;
-        if before.as_ref().is_some_and(same) {
+        let sequence = before.as_ref().map_or(0, |bundle| bundle.sequence);
+        let bundle = Bundle::new(self.own.clone(), sequence, self.refresh_hint, x509).with_tokens(jwt, wit);
+        if before.as_deref() == Some(&bundle) {
             return Ok(());
         }
         // A store that was lost or restored must not make the sequence fall behind what peers saw: the clock keeps it rising.
         let floor = u64::try_from(symbolon_kit::clock::unix_secs(self.clock.now())).unwrap_or(1);
-        let sequence = before.map_or(0, |bundle| bundle.sequence.saturating_add(1)).max(floor);
-        let bundle = Bundle::new(self.own.clone(), sequence, self.refresh_hint, authorities);
-        self.keep(bundle, Source::Operator).await
+        self.keep(Bundle { sequence: sequence.saturating_add(1).max(floor), ..bundle }, Source::Operator).await
     }
 
     /// Admits a peer's bundle if it is well formed, newer, and shares no root with anybody else's.

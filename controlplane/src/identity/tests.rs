@@ -1,4 +1,6 @@
 mod authority;
+mod authority_faults;
+mod authority_life;
 mod bundles;
 mod csr;
 mod entries;
@@ -16,11 +18,23 @@ use symbolon_kit::spiffe::svid::new_key;
 use symbolon_kit::spiffe::verify::Anchors;
 
 use super::*;
+use crate::identity::authority::Settings;
 use crate::identity::entries::New as NewEntry;
 
 const CA_TTL: Duration = Duration::from_secs(24 * 3600);
 const SVID_TTL: Duration = Duration::from_secs(3600);
 const NODE_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// What nodes get, as it is signed: without pool and record.
+impl Identity {
+    fn renew_node(&self, node: &NodeName, csr: &[u8]) -> Result<Minted, Refusal> {
+        self.signed(node, "", csr)
+    }
+
+    fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
+        self.signed(node, entry_id, csr)
+    }
+}
 
 /// A control plane's data folder, and its clock.
 struct World {
@@ -38,12 +52,14 @@ fn world() -> World {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: folder.path().join("keys"),
         audit_dir: folder.path().join("audit"),
+        minting: mint::Settings::default(),
         ca_ttl: CA_TTL,
         svid_ttl: SVID_TTL,
         node_ttl: NODE_TTL,
         x509pop: None,
         fence: folder.path().join("tokens.fence"),
         refresh_hint: Duration::from_secs(60),
+        authority: Settings::default(),
     };
     World { folder, store, clock, config }
 }
@@ -61,10 +77,11 @@ impl World {
         self.try_start().await.unwrap()
     }
 
-    /// The key files, with their modes.
+    /// The key files of X.509 authorities, with their modes.
     fn keys(&self) -> Vec<(PathBuf, u32)> {
         let files = std::fs::read_dir(&self.config.key_dir).unwrap().map(|file| file.unwrap().path());
-        let mut keys: Vec<_> = files.map(|path| (path.clone(), mode(&path))).collect();
+        let x509 = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("x509-"));
+        let mut keys: Vec<_> = x509.map(|path| (path.clone(), mode(&path))).collect();
         keys.sort();
         keys
     }

@@ -19,6 +19,11 @@ pub fn audit_head() -> Key {
     key("identity/audit/head".into())
 }
 
+/// The journal of the authority of a kind of tokens.
+pub fn token_authority(kind: &str) -> Key {
+    key(format!("identity/authority/{kind}"))
+}
+
 /// A join token, by the SHA-256 of its text in hex.
 pub fn token(hash: &str) -> Key {
     key(format!("identity/tokens/{hash}"))

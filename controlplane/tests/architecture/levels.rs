@@ -16,9 +16,10 @@ pub(crate) enum Level {
 }
 
 /// Modules that are not at the level of their domain.
-const PARTS: [(&str, Level); 29] = [
+const PARTS: [(&str, Level); 30] = [
     ("store::redb", Level::Task),
     ("identity::schedule", Level::Pure),
+    ("identity::authority::slots", Level::Pure),
     ("identity::profile", Level::Pure),
     ("rollout::plan", Level::Pure),
     ("rollout::arms", Level::Pure),

@@ -1,7 +1,7 @@
 //! The node's standing conversation. Up: what runs on the node. Down: its entries, all of them first and then what changes, and the
 //! trust bundles, each message all of them; pushed at once and at every change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use super::conversations::Question;
 use super::{OUTBOX, Parts, Refused, malformed};
+use crate::identity::authority::Taints;
 use crate::identity::entries::{self, Delta, Entry, Feed};
 use crate::identity::{Identity, bundles};
 use crate::model::{NodeName, Relationships};
@@ -206,16 +207,23 @@ impl Conversation {
 /// not wait with it.
 async fn bulletin(identity: Identity, outbox: mpsc::Sender<Result<wire::NodeUpdate, Status>>) -> Over {
     let mut table = identity.bundles.watch();
+    let mut taints = identity.authorities.taints();
     let mut last = None;
     loop {
-        let bundles = all_bundles(&identity, &table.borrow_and_update().clone());
+        // The taints first: what replaces the tainted is then in the table that is read after them.
+        let tainted = taints.borrow_and_update().clone();
+        let bundles = all_bundles(&identity, &tainted, &table.borrow_and_update().clone());
         if last.as_ref() != Some(&bundles) {
             last = Some(bundles.clone());
             if send(&outbox, Update::Bundles(bundles)).await.is_err() {
                 return Over;
             }
         }
-        if table.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = table.changed() => changed,
+            changed = taints.changed() => changed,
+        };
+        if changed.is_err() {
             return Over;
         }
     }
@@ -247,8 +255,11 @@ fn on_wire(entry: &Entry, relationships: &Relationships) -> wire::Entry {
     }
 }
 
-fn all_bundles(identity: &Identity, table: &bundles::Table) -> wire::Bundles {
+fn all_bundles(identity: &Identity, taints: &Taints, table: &bundles::Table) -> wire::Bundles {
+    let ids = |ids: &BTreeSet<Arc<str>>| ids.iter().map(ToString::to_string).collect();
     wire::Bundles {
+        tainted_x509: ids(&taints.x509),
+        tainted_jwt: ids(&taints.jwt),
         trust_domain: identity.trust_domain.to_string(),
         bundles: table.iter().map(|(domain, bundle)| (domain.to_string(), bundle.to_jwks().into())).collect(),
         ..wire::Bundles::default()
