@@ -1,6 +1,6 @@
 # Symbolon. `make demo` runs two clusters on this machine, `make test` everything that must pass; both do all set-up.
 
-.PHONY: help demo test check tools build fmt interop
+.PHONY: help demo test check tools build fmt interop mutants
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -25,6 +25,11 @@ tools: ## the pinned tools and peers, into target/tools
 
 interop: tools ## what other SPIFFE implementations make of ours: renews the table of docs/interop.md
 	SYMBOLON_BLESS=1 cargo test --workspace --all-targets -- --nocapture interop::matrix
+
+mutants: ## which change of the verifiers and parsers no test notices; hours (PARTS="ids svid": only these)
+	@tests/tools/prerequisites cargo python3 cc
+	@tests/tools/install cargo-mutants
+	@tests/tools/mutants $(PARTS)
 
 build: tools ## the programs, as demo, scenarios and tests use them
 	cargo build --locked --workspace --all-targets

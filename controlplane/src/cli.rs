@@ -4,10 +4,12 @@
 
 #![allow(rustdoc::invalid_html_tags, reason = "the words are those of `--help`: `<service>` stands for a name there")]
 
+pub mod authority;
 pub mod bundle;
 pub mod client;
 pub mod demo;
 pub mod failure;
+pub mod federation;
 pub mod identity;
 pub mod node;
 pub mod output;
@@ -67,6 +69,12 @@ pub enum Command {
     /// Trust bundles: our own and the peers'
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Trust in other trust domains: begin, look at, end
+    #[command(subcommand)]
+    Federation(federation::Command),
+    /// The authorities that sign for this trust domain: list, prepare, activate, taint, revoke
+    #[command(subcommand)]
+    Authority(authority::Command),
     /// Registration entries: which node may have which identity
     #[command(subcommand)]
     Identity(identity::Command),
@@ -98,6 +106,9 @@ pub struct ServeOptions {
     /// How long streams may take to end when stopping
     #[arg(long, default_value = "10s", value_parser = symbolon_kit::config::duration::parse, value_name = "DURATION")]
     pub grace: std::time::Duration,
+    /// Go on although keys of authorities are lost for good: new ones are made. Everybody must then be given the new bundle
+    #[arg(long)]
+    pub replace_lost_keys: bool,
 }
 
 /// Check configuration files without running anything: every finding with its file, line and a stable code SYM0001….
@@ -132,6 +143,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(command) => node::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
+        Command::Federation(command) => federation::run(&client, command).await,
+        Command::Authority(command) => authority::run(&client, command).await,
         Command::Identity(command) => identity::run(&client, command).await,
         Command::Service(command) => service::run(&client, command).await,
         Command::Proxy(command) => proxy::run(&client, command).await,

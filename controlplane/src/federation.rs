@@ -222,6 +222,15 @@ async fn start_peer(
         }
         same
     });
+    // Without a bundle nothing of the peer can be verified: trust was ended, or its configuration was gone for a while.
+    let established = match established {
+        Some(_) if context.book.of(&config.trust_domain).is_none() => {
+            warn!(peer = %name, trust_domain = %config.trust_domain, "no bundle of the peer is held: trust must be exchanged anew");
+            persist::forget(&context.store, name).await?;
+            None
+        }
+        established => established,
+    };
     let mut subscription = session::Subscription::new(policy, context.config.timing.hold);
     let (inbox, received) = mpsc::channel(apply::QUEUE);
     let peer = Arc::new(Peer::new(config.clone(), established, inbox, context));

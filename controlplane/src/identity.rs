@@ -1,8 +1,9 @@
-//! Who is who: the X.509 authority of this trust domain ([`authority`], with its pure [`schedule`] and its [`keys`]), what it signs
-//! ([`profile`], [`issue`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), and whom we trust ([`bundles`]).
-//! [`Identity`] is the whole.
+//! Who is who: the authorities of this trust domain ([`authority`], with its pure [`schedule`], its [`keys`], and perhaps one
+//! [`upstream`]), what they sign ([`profile`], [`issue`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), and whom we
+//! trust ([`bundles`]). [`Identity`] is the whole.
 
 pub mod attest;
+pub mod audit;
 pub mod authority;
 pub mod bundles;
 pub mod entries;
@@ -10,8 +11,10 @@ pub mod issue;
 pub mod keys;
 pub mod nodes;
 pub mod profile;
+mod reuse;
 pub mod schedule;
 pub mod tokens;
+pub mod upstream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::Metrics;
 use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
@@ -32,6 +36,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Where keys are kept, each in a file of mode 0600.
     pub key_dir: PathBuf,
+    /// Where the audit log is written.
+    pub audit_dir: PathBuf,
     pub ca_ttl: Duration,
     /// Of SVIDs whose entry names no TTL, and of the control plane itself.
     pub svid_ttl: Duration,
@@ -42,6 +48,7 @@ pub struct Config {
     /// A file beside the store that says how many join tokens were spent.
     pub fence: PathBuf,
     pub refresh_hint: Duration,
+    pub authority: authority::Settings,
 }
 
 /// Whose certificates a node may show to attest, and how it is named then.
@@ -57,11 +64,13 @@ pub struct X509PopConfig {
 pub struct Identity {
     pub trust_domain: TrustDomain,
     pub issuer: issue::Issuer,
+    pub authorities: authority::Authorities,
     pub entries: entries::Entries,
     pub tokens: tokens::Tokens,
     pub nodes: nodes::Nodes,
     pub bundles: bundles::Bundles,
     attestors: attest::Attestors,
+    pub audit: audit::Audit,
     svid_ttl: Duration,
     node_ttl: Duration,
 }
@@ -72,15 +81,30 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
+    Audit(#[from] audit::Error),
+    #[error(transparent)]
     Key(#[from] keys::KeyError),
     #[error("this store belongs to trust domain {stored}, the configuration says {configured}; use another dataDir")]
     OtherTrustDomain { stored: TrustDomain, configured: TrustDomain },
+    #[error(transparent)]
+    Upstream(#[from] upstream::UpstreamError),
     #[error("{path}, which says how many join tokens were spent, {why}")]
     Fence { path: String, why: String },
     #[error(transparent)]
     X509Pop(#[from] attest::x509pop::Error),
     #[error("signing failed: {0}")]
     Sign(String),
+    #[error(
+        "{error}. Without it nothing can be signed by the authority that everybody trusts. Lay it back from a backup; or, if it is \
+         lost for good, start once with --replace-lost-keys: a new authority is made, and what the lost one signed stays valid until \
+         it ends"
+    )]
+    LostKey { error: keys::KeyError },
+    #[error(
+        "the store knows no authority, but its keys are here: {}. Lay the store back from the same backup; or, if it is lost for \
+         good, move these keys away: a new authority is made, and everybody must be given its bundle", names.join(", ")
+    )]
+    LostStore { names: Vec<String> },
 }
 
 /// What a caller gets for a CSR.
@@ -101,6 +125,8 @@ pub enum Refusal {
     BadCsr(String),
     #[error("the CSR's key is not acceptable: {0}")]
     WeakKey(String),
+    #[error("the CSR's key is certified for another identity already; make a new key")]
+    KeyInUse,
     #[error("the CSR asks for {0}, which is not granted")]
     NotGranted(String),
     #[error("there is no such entry")]
@@ -138,27 +164,32 @@ impl Identity {
         config: Config,
         store: SharedStore,
         clock: Clock,
+        metrics: &Metrics,
         tasks: &Tasks,
         drain: Drain,
     ) -> Result<Self, Error> {
+        let folder = config.audit_dir.clone();
+        let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
-        let (authority, issuer) =
+        let (authority, authorities, issuer) =
             authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
         tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
         let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
-        let entries = entries::Entries::load(&config, store, clock.clone(), Arc::new(nodes.clone())).await?;
+        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch()).await?;
         tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
             issuer,
+            authorities,
             entries,
             attestors: attest::Attestors::new(tokens.clone(), nodes.clone(), x509pop),
             nodes,
             tokens,
             bundles,
+            audit,
             svid_ttl: config.svid_ttl,
             node_ttl: config.node_ttl,
         })
@@ -212,12 +243,30 @@ fn reason_of(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
+impl Error {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Audit(_) => "audit",
+            Self::Key(error) | Self::LostKey { error } => error.label(),
+            Self::Upstream(error) => error.label(),
+            Self::Fence { .. } => "fence",
+            Self::X509Pop(_) => "x509pop",
+            Self::OtherTrustDomain { .. } => "other_trust_domain",
+            Self::Sign(_) => "sign",
+            Self::LostStore { .. } => "lost_store",
+        }
+    }
+}
+
 impl Refusal {
     /// A stable word for metrics and answers.
     pub fn label(&self) -> &'static str {
         match self {
             Self::BadCsr(_) => "bad_csr",
             Self::WeakKey(_) => "weak_key",
+            Self::KeyInUse => "key_in_use",
             Self::NotGranted(_) => "not_granted",
             Self::UnknownEntry => "unknown_entry",
             Self::NotYourEntry => "not_your_entry",

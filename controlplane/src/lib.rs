@@ -1,5 +1,5 @@
 //! The Symbolon control plane, in the order in which data flows: sources → state (model) → snapshot → xds; authority → issue →
-//! bundle; federation is both a source (imports) and a reader (offers); the rollout writes weights as model changes. `app` alone
+//! bundle; federation is both a source (imports) and a reader (offers); trust fetches and serves bundles; the rollout writes weights as model changes. `app` alone
 //! sees everyone. `ARCHITECTURE.md` has the picture, `tests/architecture.rs` the levels.
 
 pub mod model;
@@ -10,6 +10,7 @@ pub mod xds;
 pub mod store;
 pub mod identity;
 pub mod federation;
+pub mod trust;
 pub mod rollout;
 pub mod api;
 pub mod cli;

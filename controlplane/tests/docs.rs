@@ -29,6 +29,8 @@ const FILES: [(&str, &str, &[Heading]); 2] = [
             ("PeerFile", "### `peers[]`"),
             ("GrantsFile", "`peers[].grants`"),
             ("FederationFile", "### `federation`"),
+            ("EndpointFile", "### `bundleEndpoint`"),
+            ("RelationshipFile", "### `relationships[]`"),
         ],
     ),
     (

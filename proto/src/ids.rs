@@ -34,6 +34,8 @@ pub enum IdError {
     DotSegment,
     #[error("the path is empty: a workload's ID needs one")]
     NoPath,
+    #[error("a path begins with '/'")]
+    PathStart,
 }
 
 /// The name of a trust domain, in canonical lower case, e.g. `a.example`.
@@ -66,6 +68,9 @@ impl TrustDomain {
     /// # Errors
     /// What [`SpiffeId`]'s parser says of the path.
     pub fn with_path(&self, path: &str) -> Result<SpiffeId, IdError> {
+        if !path.is_empty() && !path.starts_with('/') {
+            return Err(IdError::PathStart); // or it would lengthen the trust domain's name
+        }
         format!("{SCHEME}{}{path}", self.0).parse()
     }
 }

@@ -8,6 +8,9 @@ pub mod encoded;
 pub mod ids;
 pub mod selector;
 
+/// Metadata of a refusal: which item of the request it is about, from 0.
+pub const ITEM: &str = "symbolon-item";
+
 /// Generated code, one module per protocol package.
 #[allow(
     missing_debug_implementations,
@@ -40,3 +43,6 @@ mod r#gen {
     }
 }
 pub use r#gen::{admin, ads, ads_raw, federation, node, workload};
+
+/// The Workload API's definition as an encoded `FileDescriptorSet`, for gRPC reflection.
+pub const WORKLOAD_DESCRIPTORS: &[u8] = include_bytes!("gen/workload.bin");

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use prost::Message as _;
 use tonic_build::manual::{Builder, Method, Service};
 
 /// The ADS service with our own codecs: `PreEncoded` answers for the server, raw bytes for the relay.
@@ -36,8 +37,9 @@ fn generate(out: &Path) {
         "symbolon/admin/v1/admin.proto",
     ];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
-    let descriptors = protox::compile(files, [root]).unwrap();
+    let descriptors = protox::compile(files, [&root]).unwrap();
     tonic_prost_build::configure().bytes(".").btree_map(".").out_dir(out).compile_fds(descriptors).unwrap();
+    fs::write(out.join("workload.bin"), workload_descriptors(&root)).unwrap();
     let discovery = "envoy_types::pb::envoy::service::discovery::v3";
     let (sotw, delta) = (format!("{discovery}::DiscoveryRequest"), format!("{discovery}::DeltaDiscoveryRequest"));
     let name = "envoy.service.discovery.v3.AggregatedDiscoveryService.rs";
@@ -58,12 +60,19 @@ fn generate(out: &Path) {
     )]);
 }
 
-fn files(dir: &Path) -> Vec<(String, String)> {
+/// What the Workload API says of itself by reflection: its definition and what that imports, without comments.
+fn workload_descriptors(root: &Path) -> Vec<u8> {
+    let mut descriptors = protox::compile(["workload.proto"], [root]).unwrap();
+    descriptors.file.iter_mut().for_each(|file| file.source_code_info = None);
+    descriptors.encode_to_vec()
+}
+
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<_> = fs::read_dir(dir)
         .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())
         })
         .collect();
     all.sort();
@@ -78,11 +87,11 @@ fn generated_code_is_fresh() {
     if std::env::var_os("SYMBOLON_BLESS").is_some() {
         fs::remove_dir_all(&committed).unwrap();
         fs::create_dir_all(&committed).unwrap();
-        for (name, text) in files(fresh.path()) {
-            fs::write(committed.join(name), text).unwrap();
+        for (name, content) in files(fresh.path()) {
+            fs::write(committed.join(name), content).unwrap();
         }
     }
-    let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let names = |all: &[(String, Vec<u8>)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     let (want, have) = (files(fresh.path()), files(&committed));
     assert_eq!(names(&want), names(&have), "renew with SYMBOLON_BLESS=1 cargo test -p symbolon-proto");
     for ((name, want), (_, have)) in want.iter().zip(&have) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
@@ -33,8 +34,9 @@ use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};
 use crate::server;
 use crate::svid::cache::{self, Cache};
+use crate::tokens::{self, Tokens};
 use crate::upstream;
-use crate::workload_api::WorkloadApi;
+use crate::workload_api::{self, WorkloadApi, reflection};
 
 /// What differs between the product and a simulation.
 #[derive(Clone, Debug)]
@@ -116,7 +118,21 @@ impl App {
 
         let refused =
             metrics.counter("symbolon_sidecar_callers_refused", "Calls on the Unix sockets refused, by reason");
-        let agent = self.agent_routes(&upstream, &view, &refused, &drain, &metrics);
+        let heard = upstream.heard();
+        let tokens = self.start_tokens(upstream.clone(), heard, &tasks, &drain, &metrics);
+        let wits = self.start_tokens(tokens::wit::WitMinter(upstream.clone()), heard, &tasks, &drain, &metrics);
+        let guard = Guard::new(STREAMS_PER_UID, refused.clone());
+        let api = workload_api::Setup {
+            view: view.clone(),
+            tokens,
+            wits,
+            guard: guard.clone(),
+            clock: self.seams.clock.clone(),
+            validated: WorkloadApi::counter(&metrics),
+            drain: drain.clone(),
+        };
+        let sds = self.sds(&upstream, &view, guard, &drain, &metrics);
+        let agent = reflection::add(Routes::new(WorkloadApi::server(api)).add_service(sds))?;
         let xds = relay::start(
             relay::Config::default(),
             Arc::new(upstream.clone()),
@@ -188,20 +204,33 @@ impl App {
         Ok(view)
     }
 
-    fn agent_routes(
+    /// Keeps tokens of one kind.
+    fn start_tokens<M: tokens::Minter>(
+        &self,
+        minter: M,
+        heard: &upstream::Heard,
+        tasks: &Tasks,
+        drain: &Drain,
+        metrics: &Metrics,
+    ) -> Tokens {
+        let (clock, counts) = (self.seams.clock.clone(), tokens::Counts::new(metrics));
+        let (trust, entries) = (heard.trust.clone(), heard.entries.clone());
+        let (tokens, keeper) = tokens::Keeper::new(Arc::new(minter), clock, counts, trust, entries);
+        tasks.spawn("tokens", OnExit::Shutdown, keeper.run(drain.clone()));
+        tokens
+    }
+
+    fn sds(
         &self,
         upstream: &upstream::Handle,
         view: &watch::Receiver<Arc<View>>,
-        refused: &symbolon_kit::metrics::Counter,
+        guard: Guard,
         drain: &Drain,
         metrics: &Metrics,
-    ) -> Routes {
-        let guard = Guard::new(STREAMS_PER_UID, refused.clone());
+    ) -> SecretDiscoveryServiceServer<Sds> {
         let acks = Acks::new(Arc::new(upstream.clone()));
-        let workload_api = WorkloadApi::server(view.clone(), guard.clone(), drain.clone());
         let (counts, header) = (sds::Counts::new(metrics), self.config.sds_header);
-        let sds = Sds::server(view.clone(), guard, acks, counts, header, drain.clone());
-        Routes::new(workload_api).add_service(sds)
+        Sds::server(view.clone(), guard, acks, counts, header, drain.clone())
     }
 }
 

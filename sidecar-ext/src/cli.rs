@@ -1,7 +1,7 @@
 //! The command line. Exit codes: 0 fine, 1 failed, 64 wrong usage, 65 bad input data, 69 server unreachable.
 
+mod api;
 mod bootstrap;
-mod fetch;
 mod run;
 
 use std::ffi::OsString;
@@ -26,7 +26,7 @@ enum Command {
     Run(RunArgs),
     /// Call the agent socket as a workload would.
     #[command(subcommand)]
-    Api(Api),
+    Api(api::Api),
     /// Print the Envoy bootstrap of a workload of this node.
     Bootstrap(BootstrapArgs),
 }
@@ -46,36 +46,6 @@ struct RunArgs {
     /// How log lines look; SYMBOLON_LOG says which (info, debug, sidecar_ext=trace).
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-}
-
-#[derive(Debug, Subcommand)]
-enum Api {
-    /// Fetch once what the calling process is entitled to.
-    Fetch(FetchArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  symbolon-sidecar api fetch
-  symbolon-sidecar api fetch x509 --socket ./agent.sock -o json
-  sudo -u payments symbolon-sidecar api fetch x509 --write /tmp/svid
-
-With --write: svid.N.pem, svid.N.key and bundle.N.pem per identity, federated_bundle.DOMAIN.pem per federated trust domain.
-Exit code 1: this process has no identity here; 69: nobody listens on the socket, or the SVID is not here yet.")]
-struct FetchArgs {
-    /// What to fetch.
-    #[arg(value_enum, default_value = "x509")]
-    what: What,
-    /// The agent's socket [default: $SPIFFE_ENDPOINT_SOCKET, else /run/symbolon/agent.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// How to print it.
-    #[arg(long, short, value_enum, default_value = "table")]
-    output: Output,
-    /// Write certificates, keys (mode 0600) and bundles into this folder.
-    #[arg(long, value_name = "DIR")]
-    write: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -109,16 +79,11 @@ enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum What {
-    /// X.509-SVIDs, their keys, and trust bundles.
-    X509,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Table,
     Json,
+    Token,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -156,7 +121,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(&args),
-        Command::Api(Api::Fetch(args)) => fetch::fetch(&args),
+        Command::Api(api) => api::run(api),
         Command::Bootstrap(args) => bootstrap::bootstrap(&args),
     };
     match done {

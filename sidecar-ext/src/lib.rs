@@ -1,5 +1,5 @@
 //! `symbolon-sidecar`: runs on the node beside Envoy. In the order in which a secret travels: who asks ([`attest`]), what the
-//! control plane says of this node ([`upstream`]), the keys and certificates kept here ([`svid`]) and whom to trust ([`bundle`]),
+//! control plane says of this node ([`upstream`]), the keys, certificates ([`svid`]) and tokens ([`tokens`]) kept here and whom to trust ([`bundle`]),
 //! who is entitled to which of them ([`identity`]), and the two ways they are handed out ([`workload_api`], [`sds`]) over Unix
 //! sockets ([`server`]). Beside that, what Envoy does: its workloads ([`workloads`]), its configuration and load ([`relay`]), its
 //! bootstrap ([`bootstrap`]).
@@ -14,6 +14,7 @@ pub mod guard;
 pub mod server;
 pub mod upstream;
 pub mod svid;
+pub mod tokens;
 pub mod bundle;
 pub mod identity;
 pub mod workload_api;

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -13,8 +16,10 @@ use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
 use symbolon_kit::net;
-use symbolon_kit::spiffe::bundle::Bundle;
+use symbolon_kit::spiffe::bundle::{Bundle, JwtAuthority, TokenKey};
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, new_key};
+use symbolon_kit::spiffe::token_key::Algorithm;
+use symbolon_kit::spiffe::{jwt, wit};
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node::SecretAck;
 use tokio::sync::{mpsc, watch};
@@ -32,11 +37,52 @@ use crate::sds::acks::Acks;
 use crate::sds::{self, Sds};
 use crate::selector::{Selector, Selectors};
 use crate::server;
-use crate::workload_api::WorkloadApi;
+use crate::tokens;
+use crate::workload_api::{self, WorkloadApi, reflection};
+
+/// A key for tokens.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    pub(crate) kid: String,
+    pair: EcdsaKeyPair,
+}
+
+impl Signer {
+    pub(crate) fn new(kid: &str) -> Self {
+        Self { kid: kid.into(), pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap() }
+    }
+
+    pub(crate) fn authority(&self) -> JwtAuthority {
+        let spki = self.pair.public_key().as_der().unwrap();
+        JwtAuthority { kid: self.kid.as_str().into(), key: TokenKey::from_spki(spki.as_ref()).unwrap() }
+    }
+
+    pub(crate) fn jwt(&self, sub: &str, aud: &[String], iat: SystemTime, exp: SystemTime) -> String {
+        let (sub, jti) = (sub.parse().unwrap(), rand::random::<u64>().to_string());
+        let claims = jwt::Claims { sub: &sub, aud, iat, exp, jti: Some(&jti) };
+        self.sign(claims.unsigned(&self.kid, Algorithm::Es256).unwrap())
+    }
+
+    pub(crate) fn wit(&self, sub: &str, key: &PrivateKey, iat: SystemTime, exp: SystemTime) -> String {
+        let (sub, jti) = (sub.parse().unwrap(), rand::random::<u64>().to_string());
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.pkcs8()).unwrap();
+        let key = TokenKey::from_spki(pair.public_key().as_der().unwrap().as_ref()).unwrap();
+        let algorithm = Algorithm::Es256;
+        let claims = wit::Claims { sub: &sub, key: &key, algorithm, nbf: iat, iat, exp, jti: Some(&jti) };
+        self.sign(claims.unsigned(&self.kid, Algorithm::Es256).unwrap())
+    }
+
+    fn sign(&self, unsigned: jwt::Unsigned) -> String {
+        let signature = self.pair.sign(&SystemRandom::new(), unsigned.signing_input()).unwrap();
+        unsigned.signed(signature.as_ref()).as_str().to_owned()
+    }
+}
 
 /// A certificate authority of one trust domain, on the machine's clock.
 pub(crate) struct Ca {
     pub(crate) trust_domain: TrustDomain,
+    /// Of its JWT-SVIDs and WIT-SVIDs.
+    pub(crate) signer: Arc<Signer>,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -51,7 +97,8 @@ impl Ca {
         let now = now();
         (params.not_before, params.not_after) = ((now - HOUR).into(), (now + 24 * HOUR).into());
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { trust_domain: trust_domain.parse().unwrap(), issuer }
+        let signer = Arc::new(Signer::new(&format!("{trust_domain}-1")));
+        Self { trust_domain: trust_domain.parse().unwrap(), signer, issuer }
     }
 
     /// The subject key identifier, as a taint names it.
@@ -70,7 +117,9 @@ impl Ca {
     }
 
     pub(crate) fn bundle_at(&self, sequence: u64) -> Bundle {
+        let wit = JwtAuthority { kid: "wit".into(), ..self.signer.authority() };
         Bundle::new(self.trust_domain.clone(), sequence, Duration::from_secs(300), vec![self.issuer.der().clone()])
+            .with_tokens(vec![self.signer.authority()], vec![wit])
     }
 
     /// An SVID of an hour.
@@ -196,6 +245,8 @@ pub(crate) struct Agent {
     pub(crate) drain: Drain,
     pub(crate) metrics: Metrics,
     pub(crate) acks: mpsc::UnboundedReceiver<SecretAck>,
+    /// Of tokens.
+    pub(crate) issuer: Arc<tokens::tests::Fake>,
     _dir: tempfile::TempDir,
 }
 
@@ -215,13 +266,31 @@ impl Agent {
         let refused = metrics.counter("refused", "test");
         let guard = Guard::new(streams, refused.clone());
         let (tx, acks) = mpsc::unbounded_channel();
-        let workload_api = WorkloadApi::server(views.clone(), guard.clone(), drain.clone());
+        let issuer = tokens::tests::Fake::new(Clock::system());
+        let (trust, entries) = (watch::channel(Arc::default()).1, watch::channel(None).1);
+        let counts = tokens::Counts::new(&metrics);
+        let (tokens, keeper) = tokens::Keeper::new(issuer.clone(), Clock::system(), counts, trust, entries);
+        tokio::spawn(keeper.run(drain.clone()));
+        let (wits, keeper) = {
+            let (trust, entries) = (watch::channel(Arc::default()).1, watch::channel(None).1);
+            tokens::Keeper::new(issuer.clone(), Clock::system(), tokens::Counts::new(&metrics), trust, entries)
+        };
+        tokio::spawn(keeper.run(drain.clone()));
+        let workload_api = WorkloadApi::server(workload_api::Setup {
+            view: views.clone(),
+            tokens,
+            wits,
+            guard: guard.clone(),
+            clock: Clock::system(),
+            validated: WorkloadApi::counter(&metrics),
+            drain: drain.clone(),
+        });
         let counts = sds::Counts::new(&metrics);
         let sds = Sds::server(views, guard, Acks::new(Arc::new(Sink(tx))), counts, header, drain.clone());
-        let routes = Routes::new(workload_api).add_service(sds);
+        let routes = reflection::add(Routes::new(workload_api).add_service(sds)).unwrap();
         let listener = server::bind(&socket).unwrap();
         tokio::spawn(server::serve(listener, routes, Attestor::default(), refused, drain.clone()));
-        Self { view, socket, drain, metrics, acks, _dir: dir }
+        Self { view, socket, drain, metrics, acks, issuer, _dir: dir }
     }
 
     pub(crate) fn channel(&self) -> Channel {

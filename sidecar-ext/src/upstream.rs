@@ -37,6 +37,9 @@ pub use reports::Reports;
 /// For one batch of CSRs.
 const MINT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For one batch of JWT-SVIDs: somebody waits.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What the conversation needs to know.
 #[derive(Debug)]
 pub struct Config {
@@ -124,6 +127,7 @@ pub fn start(config: Config, tasks: &Tasks, drain: &Drain, metrics: &Metrics) ->
         anonymous,
         channel: channel.clone(),
         bundles: offer,
+        trust: trust.clone(),
         joined: joined_tx,
         tenure: tenure.clone(),
         skew: metrics.gauge(
@@ -204,15 +208,52 @@ impl Handle {
         let asked = csrs.len();
         self.joined().await;
         let mut client = NodeClient::new(self.channel());
-        let answer = tokio::time::timeout(MINT_TIMEOUT, client.mint(wire::MintRequest { csrs }))
-            .await
-            .map_err(|_| Status::deadline_exceeded(format!("no answer within {MINT_TIMEOUT:?}")))??
-            .into_inner();
-        if answer.results.len() == asked {
-            Ok(answer.results)
-        } else {
-            Err(Status::internal(format!("{asked} CSRs were answered by {} results", answer.results.len())))
-        }
+        let answer = within(MINT_TIMEOUT, client.mint(wire::MintRequest { csrs })).await?;
+        all_answered(asked, answer.results)
+    }
+
+    /// Has JWT-SVIDs minted for entries of this node, for callers who wait. One answer per order, in their order.
+    ///
+    /// # Errors
+    /// If the whole batch failed.
+    pub async fn mint_jwt(&self, orders: Vec<wire::JwtOrder>) -> Result<Vec<wire::MintedJwt>, Status> {
+        let asked = orders.len();
+        let mut client = NodeClient::new(self.channel());
+        let answer = within(TOKEN_TIMEOUT, async {
+            self.joined().await;
+            client.mint_jwt(wire::MintJwtRequest { orders }).await
+        });
+        all_answered(asked, answer.await?.results)
+    }
+
+    /// Has WIT-SVIDs minted, as [`Self::mint_jwt`] does others.
+    ///
+    /// # Errors
+    /// If the whole batch failed.
+    pub async fn mint_wit(&self, orders: Vec<wire::WitOrder>) -> Result<Vec<wire::MintedJwt>, Status> {
+        let asked = orders.len();
+        let mut client = NodeClient::new(self.channel());
+        let answer = within(TOKEN_TIMEOUT, async {
+            self.joined().await;
+            client.mint_wit(wire::MintWitRequest { orders }).await
+        });
+        all_answered(asked, answer.await?.results)
+    }
+}
+
+async fn within<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    let answer = tokio::time::timeout(time, answer).await;
+    Ok(answer.map_err(|_| Status::deadline_exceeded(format!("no answer within {time:?}")))??.into_inner())
+}
+
+fn all_answered<T>(asked: usize, results: Vec<T>) -> Result<Vec<T>, Status> {
+    if results.len() == asked {
+        Ok(results)
+    } else {
+        Err(Status::internal(format!("{asked} requests were answered by {} results", results.len())))
     }
 }
 

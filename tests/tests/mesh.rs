@@ -3,14 +3,19 @@
 
 mod mesh {
     mod bad_input;
+    mod chains;
     mod commands;
+    mod csr;
     mod identity;
     mod link;
     mod nodes;
+    mod oracle;
     mod path;
     mod rollout;
     mod shop;
     mod sidecar;
     mod state;
+    mod trust;
+    mod workloads;
     mod xds;
 }

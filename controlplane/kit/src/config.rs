@@ -2,6 +2,7 @@
 //! `SYMBOLON_SECTION__FIELD`.
 
 pub mod duration;
+mod items;
 mod overrides;
 
 use std::io::Read as _;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
-/// The largest file that is looked at.
+pub use items::{At, items};
+
+/// The largest configuration file that is looked at.
 const MAX_BYTES: u64 = 1024 * 1024;
 /// How unlike a known name an unknown one may be and still be taken for a slip of the finger (Jaro-Winkler, 1 is equal).
 const ALIKE: f64 = 0.75;
@@ -40,7 +43,7 @@ pub fn load<T: DeserializeOwned>(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, ConfigError> {
     let failed = |message| ConfigError { path: path.to_owned(), line: 0, column: 0, message };
-    let text = read(path).map_err(failed)?;
+    let text = read(path, MAX_BYTES).map_err(failed)?;
     let overrides = overrides::from_env(env);
     // The file is parsed as T itself, and not as a tree first, so that every complaint has its line.
     let direct = from_yaml::<T>(&text);
@@ -58,11 +61,11 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-fn read(path: &Path) -> Result<String, String> {
+fn read(path: &Path, most: u64) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
     let mut text = String::new();
-    match file.take(MAX_BYTES + 1).read_to_string(&mut text) {
-        Ok(_) if text.len() as u64 > MAX_BYTES => Err("is larger than 1 MiB".into()),
+    match file.take(most + 1).read_to_string(&mut text) {
+        Ok(_) if text.len() as u64 > most => Err(format!("is larger than {} MiB", most >> 20)),
         Ok(_) => Ok(text),
         Err(error) => Err(format!("cannot be read: {error}")),
     }

@@ -11,7 +11,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
     SignatureScheme,
@@ -106,6 +106,12 @@ impl Identity {
         config
     }
 
+    /// For a bundle endpoint, which everybody may ask: no client is asked for a certificate. TLS 1.3 and 1.2, as Mozilla's
+    /// "intermediate" has them (SPIFFE_Federation.md §5), ALPN http/1.1.
+    pub fn endpoint_config(&self) -> ServerConfig {
+        endpoint_config(self.clock(), Arc::new(Presented(self.clone())))
+    }
+
     /// TLS 1.3, ALPN h2, no SNI. With [`Expect::Unverified`] the client stays anonymous: whoever does not know us yet cannot
     /// verify what we would present.
     pub fn client_config(&self, expect: Expect) -> ClientConfig {
@@ -161,6 +167,19 @@ impl Identity {
     fn schemes(&self) -> Vec<SignatureScheme> {
         self.0.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// As [`Identity::endpoint_config`], with another certificate.
+pub fn endpoint_config(clock: Clock, presented: Arc<dyn ResolvesServerCert>) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), Arc::new(Time(clock)))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .expect("the provider has suites of both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(presented);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
 }
 
 /// Keeps our own reason inside rustls' error, for counters and logs.

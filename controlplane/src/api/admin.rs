@@ -27,7 +27,7 @@ use wire::command_rollout_request::Command as Word;
 use crate::api::node::Conversations;
 use crate::identity::{Identity, bundles};
 use crate::model::{MeshView, PeerName, ServiceName};
-use crate::{federation, rollout, xds};
+use crate::{federation, rollout, trust, xds};
 
 /// The longest that a token can be redeemed, and an SVID live.
 const MAX_TTL: Duration = Duration::from_hours(24 * 30);
@@ -42,6 +42,7 @@ const OUTBOX: usize = 4;
 pub struct Parts {
     pub identity: Identity,
     pub federation: federation::Handle,
+    pub relationships: trust::Handle,
     pub rollouts: rollout::Handle,
     pub proxies: xds::Handle,
     pub view: watch::Receiver<Arc<MeshView>>,
@@ -107,8 +108,10 @@ impl AdminService for Admin {
     async fn set_bundle(&self, request: Request<wire::SetBundleRequest>) -> Answer<wire::ShowBundleResponse> {
         let asked = request.into_inner();
         let trust_domain: TrustDomain = parse("trust domain", &asked.trust_domain)?;
-        if !self.0.federation.list().iter().any(|peer| peer.trust_domain == trust_domain) {
-            return Err(Status::invalid_argument(format!("{trust_domain} is no peer of the configuration")));
+        if self.0.relationships.get(&trust_domain).is_err() {
+            let why =
+                format!("there is no relationship with {trust_domain}; make one with `symbolon federation create`");
+            return Err(Status::invalid_argument(why));
         }
         let set = self.0.identity.bundles.set(&trust_domain, &asked.jwks, asked.force).await;
         set.map_err(|refused| match refused {

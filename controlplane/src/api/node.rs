@@ -261,7 +261,7 @@ impl Refused {
             Self::Registration(_) | Self::Load(_) | Self::Draining => Status::unavailable(text),
             Self::Replaced => Status::aborted(text),
             Self::Identity(refusal) => match refusal {
-                Refusal::BadCsr(_) | Refusal::WeakKey(_) => Status::invalid_argument(text),
+                Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse => Status::invalid_argument(text),
                 Refusal::UnknownEntry => Status::not_found(text),
                 Refusal::NotYourEntry
                 | Refusal::NotGranted(_)

@@ -1,5 +1,6 @@
 //! Traits that the parts own, made of each other's handles.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use tokio_stream::wrappers::WatchStream;
 use crate::api::node::{LoadRefused, LoadSink};
 use crate::federation::{BundleBook, BundleRefused};
 use crate::identity::Identity;
-use crate::identity::bundles::{Bundles, Refused};
-use crate::model::{LoadSample, NodeName};
+use crate::identity::bundles::{Bundles, Refused, Source};
+use crate::model::{LoadSample, NodeName, PeerState};
 use crate::sources::nodes::Entitlements;
-use crate::{rollout, xds};
+use crate::trust::{Linked, NotTaken};
+use crate::{federation, rollout, trust, xds};
 
 /// What a node may run, by the registration entries.
 #[derive(Clone, Debug)]
@@ -78,7 +80,7 @@ impl BundleBook for Book {
 
     fn offer<'a>(&'a self, trust_domain: &'a TrustDomain, jwks: &'a [u8]) -> BoxFuture<'a, Result<(), BundleRefused>> {
         async move {
-            self.0.offer(trust_domain, jwks).await.map_err(|refused| {
+            self.0.offer(trust_domain, jwks, Source::Link).await.map_err(|refused| {
                 let text = refused.to_string();
                 match refused {
                     Refused::Store(_) => BundleRefused::Unavailable(text),
@@ -90,6 +92,77 @@ impl BundleBook for Book {
             })
         }
         .boxed()
+    }
+}
+
+/// What the relationships with other trust domains act upon: the bundles, and the link.
+#[derive(Clone, Debug)]
+pub(super) struct Trusted {
+    pub(super) own: TrustDomain,
+    pub(super) bundles: Bundles,
+    pub(super) link: federation::Handle,
+}
+
+fn not_taken(refused: Refused) -> NotTaken {
+    let ours = matches!(refused, Refused::Store(_));
+    NotTaken { label: refused.label(), why: refused.to_string(), ours }
+}
+
+impl trust::Book for Trusted {
+    fn of(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        self.bundles.all().get(trust_domain).cloned()
+    }
+
+    fn held(&self) -> BTreeSet<TrustDomain> {
+        self.bundles.all().keys().filter(|held| **held != self.own).cloned().collect()
+    }
+
+    fn source(&self, trust_domain: &TrustDomain) -> &'static str {
+        self.bundles.source(trust_domain).label()
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::new(self.bundles.watch()).map(|_| ()).boxed()
+    }
+
+    fn offer<'a>(&'a self, trust_domain: &'a TrustDomain, jwks: &'a [u8]) -> BoxFuture<'a, Result<(), NotTaken>> {
+        async move { self.bundles.offer(trust_domain, jwks, Source::Endpoint).await.map_err(not_taken) }.boxed()
+    }
+
+    fn set<'a>(
+        &'a self,
+        trust_domain: &'a TrustDomain,
+        jwks: &'a [u8],
+        force: bool,
+    ) -> BoxFuture<'a, Result<(), NotTaken>> {
+        async move { self.bundles.set(trust_domain, jwks, force).await.map_err(not_taken) }.boxed()
+    }
+
+    fn ended(&self) -> BTreeSet<TrustDomain> {
+        self.bundles.ended()
+    }
+
+    /// Side by side: neither waits for what the other writes.
+    fn end<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>> {
+        async move {
+            let (ended, ()) = tokio::join!(self.bundles.end(trust_domain), self.link.end(trust_domain));
+            ended.map_err(|error| not_taken(error.into()))
+        }
+        .boxed()
+    }
+
+    fn allow<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>> {
+        async move { self.bundles.allow(trust_domain).await.map_err(|error| not_taken(error.into())) }.boxed()
+    }
+
+    fn forget<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>> {
+        async move { self.bundles.forget(trust_domain).await.map_err(|error| not_taken(error.into())) }.boxed()
+    }
+
+    fn link(&self, trust_domain: &TrustDomain) -> Option<Linked> {
+        let peer = self.link.list().into_iter().find(|peer| peer.trust_domain == *trust_domain)?;
+        let fresh = matches!(peer.state, PeerState::Live | PeerState::Suspect | PeerState::Connecting);
+        Some(Linked { established: peer.role.is_some(), fresh, last_error: peer.last_error })
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Addresses {
     pub node: SocketAddr,
     pub federation: SocketAddr,
     pub http: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<SocketAddr>,
     pub admin: PathBuf,
 }
 

@@ -1,5 +1,6 @@
 //! Builds the control plane bottom-up. Nothing is served before what was stored is in force again.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::Metrics;
+use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::tls;
 use symbolon_proto::federation::federation_server::FederationServer;
 use symbolon_proto::ids::SpiffeId;
@@ -16,20 +18,21 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use super::adapters::{Book, ByEntries, Tenures, ToRollouts};
+use super::adapters::{Book, ByEntries, Tenures, ToRollouts, Trusted};
 use super::addresses::Addresses;
+use super::config::{BundleEndpoint, Proof};
 use super::lifetimes::Lifetimes;
-use super::own_svid::OwnSvid;
+use super::own_svid::{OwnSvid, follow_bundles};
 use super::publish::Publisher;
 use super::running::Life;
 use super::{Config, Seams, bans};
 use crate::api::{admin, node};
 use crate::identity::{self, Identity};
-use crate::model::{Change, Labels, MeshView, Relationships};
+use crate::model::{Change, MeshView};
 use crate::snapshot::SnapshotSet;
 use crate::sources::nodes;
 use crate::store::{self, SharedStore};
-use crate::{federation, rollout, snapshot, state, xds};
+use crate::{federation, rollout, snapshot, state, trust, xds};
 
 /// The name of this replica; its ID is `/symbolon/controlplane/<replica>`.
 const REPLICA: &str = "0";
@@ -52,6 +55,7 @@ pub(super) struct Ports {
     pub(super) node: TcpListener,
     pub(super) federation: TcpListener,
     pub(super) http: TcpListener,
+    pub(super) bundle_endpoint: Option<TcpListener>,
     pub(super) admin: UnixListener,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Services {
     pub(super) node: Routes,
     pub(super) federation: Routes,
     pub(super) admin: Routes,
+    pub(super) bundle_endpoint: Option<trust::endpoint::Endpoint>,
 }
 
 /// Builds and binds. What it returns serves nothing yet.
@@ -105,6 +110,11 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let (federation_server, federation, imports) =
         link(config, seams, life, &core, &state, &proxies, is_synced, advertise).await?;
     unstarted.fold(imports);
+    let relationships = relationships(config, seams, life, &core, federation.clone()).await?;
+    let bundle_endpoint = match &config.bundle_endpoint {
+        Some(endpoint) => Some(bundle_endpoint(endpoint, seams, life, &core)?),
+        None => None,
+    };
     // The engine restores the weights of what the mesh federates: everything else must be in the mesh before.
     let (rollouts, splits) = rollouts(config, seams, life, &core, &state, &proxies).await?;
     unstarted.fold(splits);
@@ -117,8 +127,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     life.core.spawn("synced", hold(synced, life.core.drain.clone())); // the link follows it for as long as it lives
 
     let edges = &life.edges;
-    let (kept, relationships) = watch::channel(Arc::new(relationships(config)));
-    life.core.spawn("relationships", hold(kept, life.core.drain.clone())); // for longer than the streams that follow it
+    life.core.spawn("relationships", hold(relationships.clone(), life.core.drain.clone())); // longer than who follows them
     let conversations = node::Conversations::default();
     let standing = Arc::new(Tenures(core.identity.clone()));
     let bans = bans::follow(core.identity.nodes.watch(), registrations.clone(), life.core.drain.clone());
@@ -127,7 +136,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         identity: core.identity.clone(),
         registrations,
         loads: Arc::new(ToRollouts(rollouts.clone())),
-        relationships,
+        relationships: relationships.known(),
         conversations: conversations.clone(),
         clock: seams.clock.clone(),
         report_every: config.report_every,
@@ -137,6 +146,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     let admin_parts = admin::Parts {
         identity: core.identity,
         federation,
+        relationships,
         rollouts,
         proxies,
         view: state.view,
@@ -149,6 +159,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
         node: Routes::new(node::server(node_parts, &life.metrics)).add_service(ads),
         federation: Routes::new(federation_server),
         admin: Routes::new(admin::server(admin_parts)),
+        bundle_endpoint,
     };
     addresses.write(&config.data_dir).context("addresses.json cannot be written")?;
     Ok(App { addresses, ports, tls: core.tls, standing, services, life: life.clone() })
@@ -161,6 +172,8 @@ async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Cor
     let (clock, tls) = (seams.clock.clone(), tls::Identity::new(seams.clock.clone()));
     let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock, seams.seed, &life.metrics)?;
     life.core.spawn("own svid", own.run(life.core.drain.clone()));
+    let bundles = identity.bundles.watch();
+    life.core.spawn("trusted bundles", follow_bundles(bundles, tls.clone(), life.core.drain.clone()));
     let entitlements = Arc::new(ByEntries(identity.clone()));
     Ok(Core { store, identity, own_id, tls, entitlements })
 }
@@ -210,6 +223,84 @@ async fn link(
     started.await.context("the federation link")
 }
 
+/// The largest bootstrap bundle that is read; no bundle is larger.
+const MAX_BOOTSTRAP: u64 = 1024 * 1024;
+
+async fn relationships(
+    config: &Config,
+    seams: &Seams,
+    life: &Life,
+    core: &Core,
+    link: federation::Handle,
+) -> anyhow::Result<trust::Handle> {
+    let mut bootstrap = BTreeMap::new();
+    for (trust_domain, path) in &config.bootstrap {
+        let shown = path.display();
+        let size = std::fs::metadata(path).with_context(|| format!("bootstrapBundle {shown} cannot be read"))?.len();
+        anyhow::ensure!(size <= MAX_BOOTSTRAP, "bootstrapBundle {shown} is larger than 1 MiB: no bundle is");
+        let jwks = std::fs::read(path).with_context(|| format!("bootstrapBundle {shown} cannot be read"))?;
+        bootstrap.insert(trust_domain.clone(), jwks);
+    }
+    let trust = trust::Config {
+        trust_domain: config.trust_domain.clone(),
+        relationships: config.relationships.clone(),
+        bootstrap,
+        timing: config.polling,
+    };
+    let fetcher = trust::Fetcher::new(config.roots_file.as_deref(), seams.clock.clone(), config.fetching)
+        .context("federation.rootsFile")?;
+    let book = Trusted { own: config.trust_domain.clone(), bundles: core.identity.bundles.clone(), link };
+    let (store, clock, edges) = (core.store.clone(), seams.clock.clone(), &life.edges);
+    let started =
+        trust::start(trust, fetcher, Arc::new(book), store, clock, &edges.tasks, edges.drain.clone(), &life.metrics);
+    Ok(started.await?)
+}
+
+fn bundle_endpoint(
+    endpoint: &BundleEndpoint,
+    seams: &Seams,
+    life: &Life,
+    core: &Core,
+) -> anyhow::Result<trust::endpoint::Endpoint> {
+    let presented = match &endpoint.proof {
+        Proof::Web(files) => trust::endpoint::Presented::Web(files.clone()),
+        Proof::Spiffe(None) => trust::endpoint::Presented::Spiffe(core.tls.clone()),
+        Proof::Spiffe(Some(id)) => {
+            let tls = tls::Identity::new(seams.clock.clone());
+            let (identity, clock) = (core.identity.clone(), seams.clock.clone());
+            let own = OwnSvid::start(identity, id.clone(), tls.clone(), clock, seams.seed, &life.metrics)?;
+            life.core.spawn("endpoint svid", own.run(life.core.drain.clone()));
+            trust::endpoint::Presented::Spiffe(tls)
+        }
+    };
+    let own = own_bundle(core.identity.clone(), life);
+    let (limits, edges) = (trust::endpoint::Limits::default(), &life.edges);
+    let clock = seams.clock.clone();
+    let made = trust::endpoint::Endpoint::new(presented, own, limits, clock, &edges.tasks, &edges.drain, &life.metrics);
+    made.context("bundleEndpoint")
+}
+
+/// Our own bundle out of the table of all.
+fn own_bundle(identity: Identity, life: &Life) -> watch::Receiver<Option<Arc<Bundle>>> {
+    let (tell, told) = watch::channel(identity.bundles.own());
+    let (mut table, drain) = (identity.bundles.watch(), life.core.drain.clone());
+    life.core.spawn("own bundle", async move {
+        loop {
+            tokio::select! {
+                changed = table.changed() => if changed.is_err() { return },
+                () = drain.cancelled() => return,
+            }
+            let own = table.borrow_and_update().get(&identity.trust_domain).cloned();
+            tell.send_if_modified(|told| {
+                let changed = *told != own;
+                *told = own;
+                changed
+            });
+        }
+    });
+    told
+}
+
 async fn rollouts(
     config: &Config,
     seams: &Seams,
@@ -231,14 +322,9 @@ async fn rollouts(
 }
 
 /// Keeps what nobody changes any more, for those who watch it.
-async fn hold<T: Send + Sync>(kept: watch::Sender<T>, drain: Drain) {
+async fn hold(kept: impl Send, drain: Drain) {
     drain.cancelled().await;
     drop(kept);
-}
-
-/// The peers of the configuration.
-fn relationships(config: &Config) -> Relationships {
-    config.peers.iter().map(|peer| (peer.trust_domain.clone(), Labels::new())).collect()
 }
 
 fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
@@ -251,14 +337,17 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
     let authority = identity::Config {
         trust_domain: config.trust_domain.clone(),
         key_dir: config.data_dir.join("keys"),
+        audit_dir: config.data_dir.join("audit"),
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
         node_ttl: config.identity.node_ttl,
         x509pop: config.x509pop.clone(),
         fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
+        authority: identity::authority::Settings::default(),
     };
-    Ok(Identity::start(authority, store, seams.clock.clone(), &life.core.tasks, life.core.drain.clone()).await?)
+    let (clock, core) = (seams.clock.clone(), &life.core);
+    Ok(Identity::start(authority, store, clock, &life.metrics, &core.tasks, core.drain.clone()).await?)
 }
 
 fn definitions(config: &Config) -> Change {
@@ -282,6 +371,10 @@ impl Ports {
             node: tcp("node", config.listen.node).await?,
             federation: tcp("federation", config.listen.federation).await?,
             http: tcp("http", config.listen.http).await?,
+            bundle_endpoint: match &config.bundle_endpoint {
+                Some(endpoint) => Some(tcp("bundleEndpoint", endpoint.listen).await?),
+                None => None,
+            },
             admin: admin::socket::bind(&config.listen.admin)?,
         })
     }
@@ -291,6 +384,7 @@ impl Ports {
             node: self.node.local_addr()?,
             federation: self.federation.local_addr()?,
             http: self.http.local_addr()?,
+            bundle_endpoint: self.bundle_endpoint.as_ref().map(TcpListener::local_addr).transpose()?,
             admin: config.listen.admin.clone(),
         })
     }

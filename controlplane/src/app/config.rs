@@ -5,18 +5,20 @@
 pub mod check;
 pub mod file;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use symbolon_kit::config::ConfigError;
-use symbolon_proto::ids::TrustDomain;
+use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
 use crate::federation::{PeerConfig, Timing};
 use crate::identity::X509PopConfig;
 use crate::model::{FederatedDefinition, ServiceDefinition};
 use crate::rollout::plan::Policy;
+use crate::trust::{self, Relationship};
 
 pub use file::File;
 
@@ -38,6 +40,30 @@ pub struct Config {
     pub advertise: Vec<String>,
     /// How often nodes forward load reports.
     pub report_every: Duration,
+    pub bundle_endpoint: Option<BundleEndpoint>,
+    /// Those of the peers among them.
+    pub relationships: Vec<Relationship>,
+    /// Files with first bundles of theirs.
+    pub bootstrap: BTreeMap<TrustDomain, PathBuf>,
+    pub roots_file: Option<PathBuf>,
+    /// Not the operator's to say.
+    pub polling: trust::Timing,
+    pub fetching: trust::Limits,
+}
+
+/// Our own bundle endpoint.
+#[derive(Clone, Debug)]
+pub struct BundleEndpoint {
+    pub listen: SocketAddr,
+    pub proof: Proof,
+}
+
+/// How it proves itself.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// By this ID; the control plane's own if `None`.
+    Spiffe(Option<SpiffeId>),
+    Web(trust::endpoint::Files),
 }
 
 /// Where to listen; port 0 means any free one.
@@ -84,6 +110,8 @@ pub enum Code {
     Grant = 9,
     Federation = 10,
     Address = 11,
+    Relationship = 12,
+    BundleEndpoint = 13,
 }
 
 /// Why there is no configuration.

@@ -68,6 +68,9 @@ impl App {
         let serve_nodes = net::serve_with_standing(ports.node, tls.clone(), node, limits, of_nodes, standing, drain());
         edges.spawn("node port", serve_nodes);
         edges.spawn("federation port", net::serve(ports.federation, tls, federation, limits, refused, drain()));
+        if let (Some(listener), Some(endpoint)) = (ports.bundle_endpoint, services.bundle_endpoint) {
+            edges.spawn("bundle endpoint", endpoint.serve(listener, edges.tasks.clone(), edges.drain.clone()));
+        }
         let strangers =
             metrics.counter("symbolon_admin_refusals", "Callers turned away from the admin socket, by reason");
         edges.spawn("admin socket", socket::serve(ports.admin, admin, strangers, edges.drain.clone()));

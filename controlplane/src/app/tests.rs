@@ -1,8 +1,10 @@
 //! The whole control plane in this process, on port 0, called over its real ports.
 
+mod identities;
 mod life;
 mod link;
 mod node_api;
 mod rig;
+mod trust;
 
 use rig::Rig;

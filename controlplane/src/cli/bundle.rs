@@ -9,15 +9,42 @@ use symbolon_proto::admin as wire;
 
 use super::client::Client;
 use super::failure::{BAD_INPUT, Failure};
+use super::federation::relationships;
 use super::output::{self, Format, Output, Table};
 
 /// The largest bundle file that is read.
 const MAX_BYTES: u64 = 1024 * 1024;
+/// How soon a watcher sees a change.
+const WATCH: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    List(List),
     Show(Show),
+    Watch(Watch),
     Set(Set),
+}
+
+/// List the trust bundles that are held: our own, and those of other trust domains, with who brought them and for how long they hold.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  symbolon bundle list
+  symbolon bundle list -o json")]
+pub struct List {
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Show a trust bundle now and again at each change, until Ctrl-C. Ends with status 1 when it is no longer held.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  symbolon bundle watch                          our own
+  symbolon bundle watch b.example -o json        one JSON document per change")]
+pub struct Watch {
+    /// The trust domain; ours if left out
+    trust_domain: Option<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Show a trust bundle: our own, or a peer's as we hold it.
@@ -79,8 +106,27 @@ struct Authority {
     not_after: String,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    trust_domain: String,
+    sequence: u64,
+    /// own, endpoint, link or operator.
+    source: String,
+    trusted_until: Option<String>,
+}
+
 pub(super) async fn run(client: &Client, command: Command) -> Result<(), Failure> {
     match command {
+        Command::List(options) => output::print(options.output.format, &list(client).await?, |lines| {
+            let mut table = Table::new(["TRUST DOMAIN", "SEQUENCE", "SOURCE", "TRUSTED UNTIL"]);
+            for line in lines {
+                let until = line.trusted_until.clone().unwrap_or_else(|| "-".into());
+                table.row([line.trust_domain.clone(), line.sequence.to_string(), line.source.clone(), until]);
+            }
+            table.to_string()
+        }),
+        Command::Watch(options) => watch(client, options).await,
         Command::Show(options) => {
             let asked = wire::ShowBundleRequest { trust_domain: options.trust_domain.unwrap_or_default() };
             let shown = client.call(async |mut admin| admin.show_bundle(asked).await).await?;
@@ -101,7 +147,40 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Failure
     }
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+async fn list(client: &Client) -> Result<Vec<Line>, Failure> {
+    let own = client.call(async |mut admin| admin.show_bundle(wire::ShowBundleRequest::default()).await).await?;
+    let until = own.authorities.iter().map(|one| one.not_after).max();
+    let own = Line {
+        trust_domain: own.trust_domain,
+        sequence: own.sequence,
+        source: "own".into(),
+        trusted_until: until.map(output::moment),
+    };
+    let theirs = relationships(client).await?.into_iter().filter(|one| !one.source.is_empty()).map(|one| Line {
+        trust_domain: one.trust_domain,
+        sequence: one.sequence,
+        source: one.source,
+        trusted_until: one.trusted_until,
+    });
+    Ok(std::iter::once(own).chain(theirs).collect())
+}
+
+/// Asks again and again: the admin API tells of a bundle only who asks.
+async fn watch(client: &Client, options: Watch) -> Result<(), Failure> {
+    let asked = wire::ShowBundleRequest { trust_domain: options.trust_domain.unwrap_or_default() };
+    let mut last = None;
+    loop {
+        let shown = client.call(async |mut admin| admin.show_bundle(asked.clone()).await).await?;
+        if last.as_ref() != Some(&shown.jwks) {
+            last = Some(shown.jwks.clone());
+            output::print(options.output.format, &Bundle::from(shown), table)?;
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// A bundle file, of bounded size.
+pub(super) fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
     let refused = |why: String| Failure::new(BAD_INPUT, format!("{} {why}", path.display()));
     let size = std::fs::metadata(path).map_err(|e| refused(format!("cannot be read: {e}")))?.len();
     if size > MAX_BYTES {

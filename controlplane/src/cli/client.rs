@@ -13,6 +13,8 @@ use super::failure::Failure;
 
 /// How long a call may take; a watch has no limit but its first answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest answer: all registrations of a mesh.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// A client of one control plane; connects at the first call.
 #[derive(Clone, Debug)]
@@ -23,7 +25,10 @@ pub struct Client {
 
 impl Client {
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), admin: AdminClient::new(net::unix_channel(socket)) }
+        Self {
+            socket: socket.to_owned(),
+            admin: AdminClient::new(net::unix_channel(socket)).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        }
     }
 
     /// Makes one call.
@@ -34,15 +39,25 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.try_call(call).await.map_err(|status| self.failed(&status))
+    }
+
+    /// Makes one call whose refusal says more than words.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn try_call<T, F>(&self, call: impl FnOnce(AdminClient<Channel>) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         match tokio::time::timeout(PATIENCE, call(self.admin.clone())).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(Failure::of(&status, &self.socket)),
-            Err(_) => Err(Failure::of(&Status::unavailable("no answer within 30 s"), &self.socket)),
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::unavailable("no answer within 30 s")),
         }
     }
 
-    /// The failure behind a stream that broke.
-    pub fn broken(&self, status: &Status) -> Failure {
+    /// The failure behind a call that was refused, or a stream that broke.
+    pub fn failed(&self, status: &Status) -> Failure {
         Failure::of(status, &self.socket)
     }
 }

@@ -144,7 +144,7 @@ async fn get(client: &Client, options: Get) -> Result<(), Failure> {
     let asked = wire::WatchRolloutRequest { service, peer, once: !options.watch };
     let mut changes = client.call(async |mut admin| admin.watch_rollout(asked).await).await?;
     let live = options.watch && options.output.format == Format::Table && is_terminal();
-    while let Some(rollout) = changes.message().await.map_err(|status| client.broken(&status))? {
+    while let Some(rollout) = changes.message().await.map_err(|status| client.failed(&status))? {
         if live {
             output::write(b"\x1b[H\x1b[2J")?;
         }

@@ -34,6 +34,20 @@ fn usage_errors_end_with_64_and_help_with_0() {
     assert_eq!(parsed("symbolon frobnicate").err(), Some(failure::USAGE));
     assert_eq!(parsed("symbolon token create").err(), Some(failure::USAGE));
     assert_eq!(parsed("symbolon token create --node x --ttl soon").err(), Some(failure::USAGE));
+    for line in [
+        "identity create spiffe://a/x --selector unix:uid:1",
+        "identity create spiffe://a/x --node n --parent spiffe://a/n --selector unix:uid:1",
+        "identity create spiffe://a/x --node n",
+        "identity create spiffe://a/x --node n --selector unix:uid:1 --expires soon",
+        "identity explain --pid 1",
+        "identity explain --node n",
+        "identity explain --node n --pid 0",
+        "identity explain --node n --pid 1 --selector unix:uid:1",
+        "identity delete",
+        "identity apply",
+    ] {
+        assert_eq!(parsed(&format!("symbolon {line}")).err(), Some(failure::USAGE), "{line}");
+    }
     // 0 in a message means the default: what was meant to be short would last ten minutes.
     for ttl in ["0s", "500ms", "1s500ms"] {
         for command in
@@ -66,9 +80,29 @@ fn what_prints_data_takes_the_form_of_its_output() {
         "peer list",
         "peer status b",
         "bundle show",
+        "bundle list",
+        "bundle watch b.example",
         "bundle set b.example f",
+        "federation create b.example --profile https_web --url https://b.example/ --label a=b",
+        "federation update b.example --profile manual",
+        "federation list",
+        "federation show b.example",
+        "federation refresh b.example",
+        "federation delete b.example",
+        "authority list",
+        "authority prepare",
+        "authority activate 3f",
+        "authority taint 3f --force",
+        "authority revoke --kind upstream 3f",
         "identity create spiffe://a/x --node n --selector unix:uid:1",
+        "identity create spiffe://a/x --parent spiffe://a/n --selector unix:uid:1 --federates-with-none --expires 24h",
+        "identity create spiffe://a/n --node-alias --selector join_token:node:n",
         "identity list",
+        "identity list --node n --spiffe-id spiffe://a/x --selector unix:uid:1",
+        "identity explain --node n --pid 1",
+        "identity explain --selector unix:uid:1",
+        "identity delete 01 02",
+        "identity apply -f a -f b --dry-run --prune --exit-code",
         "service list",
         "service endpoints a.b",
         "proxy list",

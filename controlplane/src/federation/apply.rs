@@ -11,7 +11,7 @@ use std::time::Duration;
 use symbolon_proto::federation as wire;
 use symbolon_proto::federation::Reason;
 use symbolon_proto::federation::ack::Level;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -32,9 +32,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a reader hands over.
 #[derive(Debug)]
 pub(super) enum Input {
-    Opened { stream: u64, to_peer: mpsc::Sender<wire::FromSubscriber>, stop: CancellationToken },
-    Frame { stream: u64, frame: wire::FromPublisher },
-    Closed { stream: u64 },
+    Opened {
+        stream: u64,
+        to_peer: mpsc::Sender<wire::FromSubscriber>,
+        stop: CancellationToken,
+    },
+    Frame {
+        stream: u64,
+        frame: wire::FromPublisher,
+    },
+    Closed {
+        stream: u64,
+    },
+    /// Trust in the peer was ended: nothing that it said counts any more.
+    Ended {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The task of one peer.
@@ -85,9 +98,37 @@ impl Apply {
                             self.subscription.close();
                         }
                     }
+                    Input::Ended { done } => {
+                        effects = Effects::default();
+                        self.forget().await;
+                        let _ = done.send(()); // whoever asked may have given up
+                    }
                 }
             }
             self.settle(effects).await;
+        }
+    }
+
+    /// Withdraws everything that the peer said, from the mesh first and from the store then.
+    async fn forget(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.stop.cancel();
+        }
+        let name = &self.peer.config.name;
+        let withdrawn = self.subscription.forget();
+        info!(peer = %name, services = withdrawn.len(), "trust ended: imports withdrawn");
+        for service in withdrawn {
+            let change = Change::Import { peer: name.clone(), service, imported: None };
+            let _ = self.context.changes.send(change).await; // the state task ends with the process
+        }
+        {
+            let mut facts = self.peer.facts();
+            (facts.imported_services, facts.imported_endpoints) = (0, 0);
+        }
+        self.stored = None;
+        if let Err(why) = persist::forget(&self.context.store, name).await {
+            // Without its bundle nothing of it is taken back at the next start, either.
+            error!(peer = %name, %why, "what the peer said cannot be removed from the store");
         }
     }
 
@@ -99,6 +140,10 @@ impl Apply {
     async fn open(&mut self, stream: Stream) {
         if self.stream.as_ref().is_some_and(|newest| newest.number > stream.number) {
             return;
+        }
+        // It was let in just before trust was ended.
+        if self.peer.established.borrow().is_none() {
+            return stream.stop.cancel();
         }
         let seq = self.subscription.cursor().map_or(0, |cursor| cursor.seq);
         let told = programmed::Told::Opened { seq, to_peer: stream.to_peer.clone() };

@@ -50,6 +50,11 @@ impl Guard {
         Self { hold, services: BTreeMap::new() }
     }
 
+    /// How long it keeps what vanished.
+    pub fn hold(&self) -> Duration {
+        self.hold
+    }
+
     /// `before` is what is in force, `after` what the peer says now; `explained` if it says why something is missing.
     pub fn judge(
         &mut self,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use symbolon_proto::ids::TrustDomain;
+use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::apply::Input;
 use super::invite::{self, Invited, Refusal};
 use super::persist::Role;
 use super::{Core, Peer};
@@ -65,6 +67,18 @@ impl Handle {
             warn!(%peer, %refusal, "a token was not redeemed");
         })?;
         self.peer(peer).ok_or_else(|| Refusal::UnknownPeer(peer.clone()))
+    }
+
+    /// Ends trust in the peer of this trust domain, if there is one: its streams, what was imported from it, and the right to call
+    /// us. Whoever wants it back invites and accepts anew.
+    pub async fn end(&self, trust_domain: &TrustDomain) {
+        let context = &self.0.context;
+        let Some(peer) = self.0.peers.values().find(|peer| peer.config.trust_domain == *trust_domain) else { return };
+        peer.end(context.now());
+        let (done, ended) = oneshot::channel();
+        if peer.inbox.send(Input::Ended { done }).await.is_ok() {
+            let _ = ended.await; // gone only when the link drains
+        }
     }
 
     /// Every configured peer.

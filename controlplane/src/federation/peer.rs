@@ -140,6 +140,15 @@ impl Peer {
         self.voice.send_modify(|heard| *heard = Heard { established: true, last: None, since: now });
     }
 
+    /// Trust was ended: whoever speaks on a stream is told to stop, and nobody is dialled.
+    pub(super) fn end(&self, now: Duration) {
+        self.established.send_replace(None);
+        self.voice.send_modify(|heard| *heard = Heard { established: false, last: None, since: now });
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.pushed.cancel();
+        streams.pulled.cancel();
+    }
+
     pub(super) fn refused(&self, label: &'static str) {
         *self.facts().refusals.entry(label).or_default() += 1;
     }

@@ -116,6 +116,13 @@ pub(super) async fn imports(
     Ok((records, cursor, unreadable))
 }
 
+/// Removes all that is known of `peer` beyond its configuration.
+pub(super) async fn forget(store: &SharedStore, peer: &PeerName) -> Result<(), store::Error> {
+    let imports = store.range(keys::imports(peer)).await?.0.into_iter().map(|stored| stored.key);
+    let txn = imports.fold(Txn::new(), Txn::delete).delete(keys::cursor(peer)).delete(keys::peer(peer));
+    store.commit(txn).await.map(drop)
+}
+
 fn decode_import(value: &[u8]) -> Result<merge::Record, store::Error> {
     let record: ImportRecord = codec::decode(IMPORT, value)?;
     let hash = bytes(IMPORT, &record.hash)?.try_into().map_err(|_| bad(IMPORT, "a hash has 32 bytes"))?;

@@ -157,6 +157,13 @@ impl Subscription {
         subscribe(self.cursor.clone())
     }
 
+    /// Nothing that was said counts any more; which services go with it.
+    pub fn forget(&mut self) -> Vec<ServiceName> {
+        let fresh = Self::new(self.policy.clone(), self.guard.hold());
+        let before = std::mem::replace(self, fresh);
+        before.in_force.into_keys().collect()
+    }
+
     /// The stream ended.
     pub fn close(&mut self) {
         self.phase = Phase::Closed;

@@ -1,231 +1,456 @@
-//! The X.509 authority: its slots in the store, their keys in files, and the task that follows the schedule.
+//! The authorities of this trust domain: X.509, JWT and, where it is switched on, WIT. Each kind has its [`slots`], a pure machine;
+//! [`journal`] is how they are stored, [`kind`] what is made and published of them. One task owns them all, follows their schedule
+//! and the operator's words, and performs what the machine says, always in this order: the key is made, the journal written, the
+//! bundle published, and only then something is signed (invariant I8). A crash between any two is made good by the next start.
 
+mod journal;
+pub mod kind;
+pub mod slots;
+mod start;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls_pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
+use symbolon_kit::backoff::Backoff;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::metrics::{Counter, Gauge, Metrics};
 use symbolon_kit::octets;
-use symbolon_kit::spiffe::svid::validity;
+use symbolon_kit::spiffe::bundle::{JwtAuthority, TokenKey};
 use symbolon_proto::ids::TrustDomain;
-use tracing::{error, info};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
 
 use super::bundles::Bundles;
-use super::issue::{Issuer, Signer};
-use super::keys::disk::Disk;
-use super::keys::{KeyManager as _, RcgenKey};
-use super::schedule::{self, Due, SlotState};
-use super::{Config, Error, profile};
-use crate::store::{SharedStore, Txn, codec, keys};
+use super::issue::Issuer;
+use super::keys::{self, KeyManager};
+use super::schedule::Policy;
+use super::upstream::{self, Upstream};
+use super::{Config, Error};
+use crate::store::{self, SharedStore, Txn};
+pub use kind::Kind;
+use kind::{Maker, Material, Signing, signing};
+use slots::{Context, Effect, Event, Id, Refused, Slots, State, step};
+pub use view::{Authorities, ChangeError, Order, Step, Taints, View, Word};
 
 /// The longest that the task sleeps: a clock that is set forward is noticed within this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How far the wall clock may part from the time that passes before it counts as set: more than its usual correction.
+const CLOCK_STEP: Duration = Duration::from_secs(30);
 
-/// The authority's lifecycle; owned by its task.
+/// What the operator may set beside lifetimes.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// See [`Policy`].
+    pub prepare_before: Option<Duration>,
+    pub activate_before: Option<Duration>,
+    /// Unset: three times the bundle's refresh hint, within the schedule's bounds.
+    pub propagation: Option<Duration>,
+    /// Of JWT (and WIT) authorities; unset: as the X.509 ones.
+    pub jwt_ttl: Option<Duration>,
+    /// Whether there are WIT authorities.
+    pub wit: bool,
+    pub keys: keys::Place,
+    pub upstream: Option<upstream::Config>,
+    /// Go on without keys that are lost, once, with new ones.
+    pub replace_lost_keys: bool,
+    pub metrics: Metrics,
+}
+
+/// All kinds of authorities, as their task holds them.
 #[derive(Debug)]
 pub struct Authority {
     trust_domain: TrustDomain,
-    keys: Disk,
-    ca_ttl: Duration,
+    lanes: BTreeMap<Kind, Lane>,
+    keys: Arc<dyn KeyManager>,
+    upstream: Option<upstream::Config>,
+    /// As it was found when it was last read.
+    above: Option<Arc<Upstream>>,
+    /// Why the upstream authority cannot be used now.
+    above_fails: Option<String>,
     store: SharedStore,
     clock: Clock,
+    /// The wall clock less the time that has passed, when it was last compared.
+    pace: (SystemTime, Duration),
     bundles: Bundles,
     issuer: Issuer,
-    slots: Vec<Slot>,
+    orders: mpsc::Receiver<view::Request>,
+    listing: watch::Sender<Arc<Vec<View>>>,
+    taints: watch::Sender<Arc<Taints>>,
+    meters: Meters,
 }
 
-#[derive(Clone, Debug)]
-struct Slot {
-    name: String,
-    state: SlotState,
-    certificate: CertificateDer<'static>,
-    not_before: SystemTime,
-    not_after: SystemTime,
+/// One kind.
+#[derive(Debug)]
+struct Lane {
+    slots: Slots<Material>,
+    policy: Policy,
 }
 
-/// The journal: every slot, written before anything it says takes effect.
-#[derive(Serialize, Deserialize)]
-struct Journal {
-    trust_domain: String,
-    slots: Vec<SlotRecord>,
+#[derive(Debug)]
+struct Meters {
+    expires: Gauge,
+    steps: Counter,
+    failures: Counter,
 }
 
-#[derive(Serialize, Deserialize)]
-struct SlotRecord {
-    name: String,
-    state: String,
-    certificate: Vec<u8>,
+impl Settings {
+    /// The schedule of authorities that live for `ttl`.
+    fn policy(&self, ttl: Duration, refresh_hint: Duration) -> Policy {
+        // A quarter of the life is less than SPIRE's third between preparation and activation.
+        let propagation = self.propagation.unwrap_or_else(|| (refresh_hint * 3).min(ttl / 4));
+        Policy {
+            prepare_before: self.prepare_before,
+            activate_before: self.activate_before,
+            ..Policy::new(ttl, propagation)
+        }
+    }
 }
+
+// === impl Authority ===
 
 impl Authority {
-    /// Reads the journal, or makes the first authority. The issuer is ready when this returns.
-    pub(super) async fn load_or_create(
-        config: &Config,
-        store: SharedStore,
-        clock: Clock,
-        bundles: Bundles,
-    ) -> Result<(Self, Issuer), Error> {
-        let issuer = Issuer::new(config.trust_domain.clone(), clock.clone());
-        let mut authority = Self {
-            trust_domain: config.trust_domain.clone(),
-            keys: Disk::open(&config.key_dir)?,
-            ca_ttl: config.ca_ttl,
-            slots: Vec::new(),
-            store,
-            clock,
-            bundles,
-            issuer: issuer.clone(),
-        };
-        authority.read_journal().await?;
-        if let Some(active) = authority.slots.iter().find(|slot| slot.state == SlotState::Active) {
-            issuer.activate(authority.signer(active)?);
-        }
-        authority.catch_up().await?;
-        Ok((authority, issuer))
-    }
-
-    /// Follows the schedule until drained. A step that fails is tried again at the next tick: the active authority goes on.
+    /// Follows the schedule and the operator until drained. What fails is tried again: the active authority goes on.
     pub(super) async fn run(mut self, drain: Drain) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), LONGEST_WAIT, 0);
+        let mut retry = None;
         loop {
-            let wait = match self.due() {
-                Due::Wait(until) => until.duration_since(self.clock.now()).unwrap_or_default().min(LONGEST_WAIT),
-                _ => Duration::from_secs(1),
-            };
+            let wait = retry.unwrap_or_else(|| self.until_next());
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                Some(request) = self.orders.recv() => {
+                    self.answer(request).await;
+                    continue;
+                }
                 () = drain.cancelled() => return,
             }
-            if let Err(error) = self.catch_up().await {
-                error!(%error, "the authority's schedule is behind; the active authority goes on");
-            }
+            retry = match self.catch_up().await {
+                Ok(()) => {
+                    backoff.reset();
+                    None
+                }
+                Err(error) => {
+                    self.meters.failures.inc(&[("reason", error.label())]);
+                    error!(%error, "the authority's schedule is behind; the active authority goes on");
+                    Some(backoff.next_wait())
+                }
+            };
         }
     }
 
-    fn due(&self) -> Due {
-        let slots: Vec<_> = self
-            .slots
-            .iter()
-            .map(|slot| schedule::Slot { state: slot.state, not_before: slot.not_before, not_after: slot.not_after })
-            .collect();
-        schedule::due(&slots, self.clock.now())
+    fn until_next(&self) -> Duration {
+        let next = self.lanes.values().filter_map(|lane| lane.slots.next_at(&lane.policy)).min();
+        next.map_or(LONGEST_WAIT, |at| at.duration_since(self.clock.now()).unwrap_or(Duration::from_secs(1)))
+            .min(LONGEST_WAIT)
     }
 
-    /// Does all that is due. Order matters at each step: key on disk, journal, bundle, and only then signatures (I8).
+    /// Does all that is due, of every kind, whatever fails in one of them.
+    ///
+    /// # Errors
+    /// The first that failed.
     pub(super) async fn catch_up(&mut self) -> Result<(), Error> {
-        loop {
-            match self.due() {
-                Due::Wait(_) => return self.publish().await,
-                Due::Prepare { then_activate } => {
-                    let slot = self.make_slot()?;
-                    info!(slot = slot.name, "authority prepared");
-                    let slots = self.slots.iter().cloned().chain([slot]).collect();
-                    self.write_journal(slots).await?;
-                    self.publish().await?;
-                    if then_activate {
-                        self.activate(self.slots.len() - 1).await?;
+        let stepped = self.clock_step();
+        let mut outcome = Ok(());
+        for kind in self.kinds() {
+            let event = match stepped {
+                Some((forward, by)) => Event::ClockStepped { forward, by },
+                None => Event::Tick,
+            };
+            let done = self.drive(kind, event).await;
+            if outcome.is_ok() {
+                outcome = done.map_err(Stop::into_error);
+            }
+        }
+        outcome
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        self.lanes.keys().copied().collect()
+    }
+
+    /// Whether the wall clock was set since the last look, forward or back, and by how much.
+    fn clock_step(&mut self) -> Option<(bool, Duration)> {
+        let (now, passed) = (self.clock.now(), self.clock.passed());
+        let expected = self.pace.0 + passed.saturating_sub(self.pace.1);
+        self.pace = (now, passed);
+        let (forward, by) = match now.duration_since(expected) {
+            Ok(by) => (true, by),
+            Err(error) => (false, error.duration()),
+        };
+        if by <= CLOCK_STEP {
+            return None;
+        }
+        self.meters.failures.inc(&[("reason", "clock_stepped")]);
+        warn!(
+            forward,
+            seconds = by.as_secs(),
+            "the clock was set; no authority is forgotten until it has proved itself"
+        );
+        Some((forward, by))
+    }
+
+    /// Takes one event, and performs what follows from it until nothing more does.
+    async fn drive(&mut self, kind: Kind, event: Event<Material>) -> Result<(), Stop> {
+        let mut event = Some(event);
+        let mut outcome = Ok(());
+        while let Some(now) = event.take() {
+            // One effect at a time: the answer to it tells again what is left to be done.
+            let Some(effect) = self.take(kind, now).await?.into_iter().next() else { break };
+            match self.perform(kind, effect).await {
+                Ok(next) => event = Some(next),
+                Err((next, error)) => {
+                    event = next;
+                    outcome = Err(Stop::Failed(error));
+                }
+            }
+        }
+        self.announce();
+        outcome
+    }
+
+    /// One step: decided, written down, and in force. Gives the effects that need more than that.
+    async fn take(&mut self, kind: Kind, event: Event<Material>) -> Result<Vec<Effect>, Stop> {
+        let fresh = format!("{}-{}", kind.word(), octets::hex(&octets::random::<4>()));
+        let lane = self.lane(kind)?;
+        let above = self.above.as_ref().filter(|_| kind == Kind::X509);
+        let context = Context {
+            now: self.clock.now(),
+            policy: &lane.policy,
+            fresh: &fresh,
+            root: above.map(|above| &above.root),
+            root_end: above.map(|above| above.not_after),
+        };
+        let (next, effects) = step(&lane.slots, event, context).map_err(Stop::Refused)?;
+        let mut signer = None;
+        let mut left = Vec::new();
+        for effect in effects {
+            match effect {
+                // Before the journal says that it signs.
+                Effect::Sign(id) => signer = Some(self.signing(&next, &id).await?),
+                other => left.push(other),
+            }
+        }
+        if next != lane.slots {
+            let value = journal::encode(&self.trust_domain, &next)?;
+            self.store.commit(Txn::new().put(start::journal_key(kind), value)).await?;
+            self.log_changes(kind, &next);
+            if let Some(lane) = self.lanes.get_mut(&kind) {
+                lane.slots = next;
+            }
+        }
+        match signer {
+            Some(Signing::X509(signer)) => self.issuer.activate(signer),
+            Some(Signing::Token(signer)) if kind == Kind::Wit => self.issuer.activate_wit(signer),
+            Some(Signing::Token(signer)) => self.issuer.activate_jwt(signer),
+            None => {}
+        }
+        Ok(left)
+    }
+
+    fn lane(&self, kind: Kind) -> Result<&Lane, Stop> {
+        self.lanes.get(&kind).ok_or_else(|| Stop::Refused(Refused::Unknown(kind.word().to_owned())))
+    }
+
+    async fn signing(&self, slots: &Slots<Material>, id: &Id) -> Result<Signing, Stop> {
+        let slot = slots.find(id).map_err(Stop::Refused)?.clone();
+        let keys = self.keys.clone();
+        Ok(blocking(move || signing(&*keys, &slot)).await?)
+    }
+
+    /// The event that follows; or, if it failed, the event that says so, if any.
+    async fn perform(
+        &mut self,
+        kind: Kind,
+        effect: Effect,
+    ) -> Result<Event<Material>, (Option<Event<Material>>, Error)> {
+        match effect {
+            Effect::Make(name) => match self.make(kind, name).await {
+                Ok(slot) => Ok(Event::Made(slot)),
+                Err(error) => Err((Some(Event::NotMade), error)),
+            },
+            Effect::Publish => match self.publish().await {
+                Ok(()) => Ok(Event::Published),
+                Err(error) => Err((None, error)),
+            },
+            Effect::Destroy(name) => {
+                let (keys, gone) = (self.keys.clone(), name.clone());
+                match blocking(move || Ok(keys.remove(&gone)?)).await {
+                    Ok(()) => Ok(Event::Destroyed(name)),
+                    Err(error) => Err((None, error)),
+                }
+            }
+            Effect::Sign(_) => Ok(Event::Tick), // was performed with the step
+        }
+    }
+
+    async fn make(&mut self, kind: Kind, name: Arc<str>) -> Result<slots::Slot<Material>, Error> {
+        if kind == Kind::X509 {
+            self.read_upstream().await?;
+        }
+        let lane = self.lane(kind).map_err(Stop::into_error)?;
+        let maker = Maker {
+            trust_domain: self.trust_domain.clone(),
+            keys: self.keys.clone(),
+            now: self.clock.now(),
+            life: lane.policy.ttl,
+            upstream: self.above.clone(),
+        };
+        blocking(move || maker.make(kind, name)).await
+    }
+
+    async fn read_upstream(&mut self) -> Result<(), Error> {
+        let Some(config) = self.upstream.clone() else { return Ok(()) };
+        let (trust_domain, now) = (self.trust_domain.clone(), self.clock.now());
+        let read = blocking(move || Ok(Upstream::read(&config, &trust_domain, now)?)).await;
+        self.above_fails = read.as_ref().err().map(ToString::to_string);
+        self.above = Some(Arc::new(read?));
+        Ok(())
+    }
+
+    /// The bundle as all slots say. What is there already is not written again.
+    async fn publish(&self) -> Result<(), Error> {
+        let mut x509 = Vec::new();
+        let mut tokens = BTreeMap::<Kind, Vec<JwtAuthority>>::new();
+        for (kind, lane) in &self.lanes {
+            for slot in lane.slots.in_bundle() {
+                match &slot.material {
+                    Material::X509 { roots, .. } => {
+                        let new: Vec<_> = roots.iter().filter(|root| !x509.contains(*root)).cloned().collect();
+                        x509.extend(new);
+                    }
+                    Material::Token { spki, .. } => {
+                        let key = TokenKey::from_spki(spki).map_err(|e| Error::Sign(format!("{}: {e}", slot.id)))?;
+                        tokens.entry(*kind).or_default().push(JwtAuthority { kid: slot.id.clone(), key });
                     }
                 }
-                Due::Activate(index) => {
-                    self.publish().await?;
-                    self.activate(index).await?;
-                }
-                Due::Drop(index) => {
-                    let mut slots = self.slots.clone();
-                    let slot = slots.remove(index);
-                    info!(slot = slot.name, "authority expired");
-                    self.write_journal(slots).await?;
-                    self.publish().await?;
-                    self.keys.remove(&key_name(&slot.name))?; // the journal no longer names it
-                }
             }
         }
+        let of = |kind| tokens.get(&kind).cloned().unwrap_or_default();
+        Ok(self.bundles.publish_own(x509, of(Kind::Jwt), of(Kind::Wit)).await?)
     }
 
-    async fn activate(&mut self, index: usize) -> Result<(), Error> {
-        let mut slots = self.slots.clone();
-        for slot in slots.iter_mut().filter(|slot| slot.state == SlotState::Active) {
-            slot.state = SlotState::Retired;
-        }
-        slots[index].state = SlotState::Active;
-        let signer = self.signer(&slots[index])?; // before the journal says that it signs
-        self.write_journal(slots).await?;
-        self.issuer.activate(signer);
-        info!(slot = self.slots[index].name, "authority active");
-        Ok(())
-    }
-
-    fn signer(&self, slot: &Slot) -> Result<Signer, Error> {
-        let key = self.keys.load(&key_name(&slot.name))?;
-        let (public_key, slow) = (key.public_key().to_vec(), key.is_slow());
-        let issuer = rcgen::Issuer::from_ca_cert_der(&slot.certificate, RcgenKey(key));
-        Ok(Signer {
-            issuer: issuer.map_err(|e| Error::Sign(e.to_string()))?,
-            public_key,
-            not_after: slot.not_after,
-            certificate: slot.certificate.clone(),
-            intermediates: Vec::new(),
-            slow,
-        })
-    }
-
-    async fn publish(&self) -> Result<(), Error> {
-        Ok(self.bundles.publish_own(self.slots.iter().map(|slot| slot.certificate.clone()).collect()).await?)
-    }
-
-    fn make_slot(&self) -> Result<Slot, Error> {
-        let name = octets::hex(&octets::random::<4>());
-        let key = RcgenKey(self.keys.generate(&key_name(&name))?);
-        let common_name = format!("{} authority {name}", self.trust_domain);
-        let params = profile::authority(&self.trust_domain, &common_name, self.clock.now(), self.ca_ttl);
-        let certificate = params.self_signed(&key).map_err(|e| Error::Sign(e.to_string()))?.der().clone();
-        slot(name, SlotState::Prepared, certificate)
-    }
-
-    async fn read_journal(&mut self) -> Result<(), Error> {
-        let Some(stored) = self.store.get(&keys::authority()).await? else { return Ok(()) };
-        let journal: Journal = codec::decode("authority", &stored.value)?;
-        if journal.trust_domain != self.trust_domain.as_str() {
-            let configured = self.trust_domain.clone();
-            let stored = journal.trust_domain.parse().map_err(|_| Error::Sign("the journal is damaged".into()))?;
-            return Err(Error::OtherTrustDomain { stored, configured });
-        }
-        for record in journal.slots {
-            let state = match record.state.as_str() {
-                "active" => SlotState::Active,
-                "retired" => SlotState::Retired,
-                _ => SlotState::Prepared,
-            };
-            self.keys.load(&key_name(&record.name))?;
-            self.slots.push(slot(record.name, state, record.certificate.into())?);
-        }
-        Ok(())
-    }
-
-    /// Writes `slots`, and only then takes them over: what the journal does not say has not happened.
-    async fn write_journal(&mut self, slots: Vec<Slot>) -> Result<(), Error> {
-        let records = slots.iter().map(|slot| SlotRecord {
-            name: slot.name.clone(),
-            state: match slot.state {
-                SlotState::Prepared => "prepared",
-                SlotState::Active => "active",
-                SlotState::Retired => "retired",
+    /// Follows an operator's word.
+    async fn answer(&mut self, request: view::Request) {
+        let (kind, step) = (request.order.word.word(), request.order.step.word());
+        let done = self.obey(&request.order).await;
+        let outcome = match &done {
+            Ok(()) => "done",
+            Err(Stop::Refused(refused)) => refused.label(),
+            Err(Stop::Failed(error)) => error.label(),
+        };
+        self.meters.steps.inc(&[("kind", kind), ("step", step), ("outcome", outcome)]);
+        match &done {
+            Ok(()) => info!(kind, step, id = request.order.id, "the operator changed an authority"),
+            Err(stop) => {
+                warn!(kind, step, id = request.order.id, %stop, "the operator's step was not taken, or not whole")
             }
-            .to_owned(),
-            certificate: slot.certificate.to_vec(),
-        });
-        let journal = Journal { trust_domain: self.trust_domain.to_string(), slots: records.collect() };
-        self.store.commit(Txn::new().put(keys::authority(), codec::encode("authority", 1, &journal)?)).await?;
-        self.slots = slots;
-        Ok(())
+        }
+        let _ = request.answer.send(done.map_err(Into::into)); // who asked may be gone
+    }
+
+    async fn obey(&mut self, order: &Order) -> Result<(), Stop> {
+        let (force, kind) = (order.force, order.word.kind());
+        if kind == Kind::X509 {
+            // Whatever the step is, it is about what lies in the files now. What they hold is no reason against revoking.
+            let read = self.read_upstream().await;
+            if order.step == Step::Prepare {
+                read?;
+            }
+        }
+        if order.word == Word::Upstream {
+            return self.obey_about_root(order).await;
+        }
+        if order.step == Step::Prepare {
+            return self.drive(kind, Event::Prepare { force }).await;
+        }
+        let slots = &self.lane(kind)?.slots;
+        let slot = slots.find(&order.id).map_err(Stop::Refused)?;
+        let (id, is_active) = (slot.id.clone(), slot.state == State::Active);
+        if order.step == Step::Taint && force && is_active && slots.pending().is_none() {
+            self.drive(kind, Event::Prepare { force: false }).await?;
+        }
+        let event = match order.step {
+            Step::Prepare | Step::Activate => Event::Activate { id, force },
+            Step::Taint => Event::Taint { id, force },
+            Step::Revoke => Event::Revoke { id, force },
+        };
+        self.drive(kind, event).await
+    }
+
+    /// All below an upstream root at once.
+    async fn obey_about_root(&mut self, order: &Order) -> Result<(), Stop> {
+        let slots = &self.lane(Kind::X509)?.slots;
+        let roots: BTreeSet<_> = slots.slots.iter().filter_map(|slot| slot.root.clone()).collect();
+        let mut found = roots.into_iter().filter(|root| !order.id.is_empty() && root.starts_with(&order.id));
+        let root = match (found.next(), found.next()) {
+            (Some(root), None) => root,
+            (None, _) => return Err(Stop::Refused(Refused::Unknown(order.id.clone()))),
+            (Some(_), Some(_)) => return Err(Stop::Refused(Refused::Ambiguous(order.id.clone()))),
+        };
+        let force = order.force;
+        let event = match order.step {
+            Step::Prepare | Step::Activate => return Err(Stop::Refused(Refused::Upstream)),
+            Step::Taint => {
+                let active = slots.active().is_some_and(|slot| slot.root.as_ref() == Some(&root));
+                let other = slots.pending().is_some_and(|slot| slot.root.as_ref() != Some(&root));
+                if active && !other {
+                    if self.above.as_ref().is_some_and(|above| above.root == root) {
+                        return Err(Stop::Refused(Refused::UpstreamInUse(root)));
+                    }
+                    if force {
+                        self.drive(Kind::X509, Event::Prepare { force }).await?;
+                    }
+                }
+                Event::TaintRoot { root, force }
+            }
+            Step::Revoke => Event::RevokeRoot { root, force },
+        };
+        self.drive(Kind::X509, event).await
+    }
+
+    fn log_changes(&self, kind: Kind, next: &Slots<Material>) {
+        let Some(lane) = self.lanes.get(&kind) else { return };
+        for slot in &next.slots {
+            let before = lane.slots.slots.iter().find(|before| before.id == slot.id).map(|before| before.state.word());
+            if before != Some(slot.state.word()) {
+                info!(kind = kind.word(), id = %slot.id, state = slot.state.word(), "authority");
+            }
+        }
+        for gone in lane.slots.slots.iter().filter(|slot| next.slots.iter().all(|other| other.id != slot.id)) {
+            info!(kind = kind.word(), id = %gone.id, "authority forgotten");
+        }
     }
 }
 
-fn slot(name: String, state: SlotState, certificate: CertificateDer<'static>) -> Result<Slot, Error> {
-    let (not_before, not_after) = validity(&certificate).map_err(|e| Error::Sign(e.to_string()))?;
-    Ok(Slot { name, state, certificate, not_before, not_after })
+/// Why a drive ended early.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error(transparent)]
+    Refused(Refused),
+    #[error(transparent)]
+    Failed(#[from] Error),
 }
 
-fn key_name(slot: &str) -> String {
-    format!("x509-{slot}")
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Stop {
+    /// For what nobody asked for: the machine refuses only operators.
+    fn into_error(self) -> Error {
+        match self {
+            Self::Refused(refused) => Error::Sign(refused.to_string()),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// What touches keys or files, off the runtime's threads: a token may take its time.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| Err(Error::Sign(format!("it panicked: {panic}"))))
 }

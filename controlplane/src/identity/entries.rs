@@ -19,10 +19,10 @@ use symbolon_kit::drain::Drain;
 use symbolon_kit::octets;
 use symbolon_proto::ids::SpiffeId;
 use symbolon_proto::selector::Selectors;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tracing::{info, warn};
 
-use super::{Config, Refusal};
+use super::{Config, Refusal, nodes};
 use crate::model::NodeName;
 use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
 
@@ -70,12 +70,6 @@ pub enum Parent {
     ControlPlane,
 }
 
-/// What attestation has found true of a node.
-pub trait NodeSelectors: Send + Sync + std::fmt::Debug {
-    /// Called while a lock is held: it must not ask for entries.
-    fn of(&self, node: &NodeName) -> Selectors;
-}
-
 /// Keeps entries; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Entries {
@@ -84,7 +78,7 @@ pub struct Entries {
     usual_ttl: Duration,
     store: SharedStore,
     clock: Clock,
-    nodes: Arc<dyn NodeSelectors>,
+    nodes: watch::Receiver<Arc<nodes::Table>>,
     table: Arc<RwLock<table::Table>>, // std's: nothing awaits while it is held
     /// One writer at a time, so that the table never shows an order that the store does not have.
     writing: Arc<Mutex<()>>,
@@ -113,7 +107,7 @@ impl Entries {
         config: &Config,
         store: SharedStore,
         clock: Clock,
-        nodes: Arc<dyn NodeSelectors>,
+        nodes: watch::Receiver<Arc<nodes::Table>>,
     ) -> Result<Self, store::Error> {
         let mut table = table::Table::default();
         for stored in store.range(keys::entries()).await?.0 {
@@ -141,6 +135,13 @@ impl Entries {
 
     fn write<T>(&self, change: impl FnOnce(&mut table::Table) -> T) -> T {
         change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is true of a node; nothing of one that is not attested.
+    fn facts(&self, node: &NodeName) -> Selectors {
+        let nodes = self.nodes.borrow();
+        let attested = nodes.get(node).filter(|node| node.standing == nodes::Standing::Attested);
+        attested.map_or_else(Selectors::new, |node| node.selectors.clone())
     }
 
     fn now(&self) -> i64 {
@@ -188,7 +189,7 @@ impl Entries {
         match &entry.parent {
             Parent::Node(parent) => parent == node,
             Parent::Alias(alias) => {
-                let facts = self.nodes.of(node);
+                let facts = self.facts(node);
                 let mut named = table.of_identity(alias).filter(|one| one.is_alias() && one.is_current(now));
                 named.any(|alias| alias.selectors.is_subset(&facts))
             }
@@ -211,12 +212,6 @@ impl Entries {
     pub async fn changed_lifetimes(&self) -> Vec<(SpiffeId, Option<Duration>)> {
         let touched = self.read(|table| table.touched.clone()).take().await;
         self.read(|table| touched.into_iter().map(|id| (id.clone(), table.lifetime(&id, self.usual_ttl))).collect())
-    }
-
-    /// Attestation found something else true of `node`.
-    pub fn node_changed(&self, node: &NodeName) {
-        let now = self.now();
-        self.write(|table| table.regroup_node(node, &|node| self.nodes.of(node), now));
     }
 
     /// Registers an entry; durable when it returns.
@@ -313,7 +308,7 @@ impl Entries {
         plan.change.iter_mut().for_each(|(_, after)| stamp(after));
         let put = plan.create.iter().chain(plan.change.iter().map(|(_, after)| after)).cloned().collect();
         let now = self.now();
-        self.write(|table| table.change(put, &plan.delete, &|node| self.nodes.of(node), now));
+        self.write(|table| table.change(put, &plan.delete, &|node| self.facts(node), now));
         self.expiries.notify_one();
         Ok(plan)
     }
@@ -322,7 +317,7 @@ impl Entries {
     pub fn explain(&self, node: Option<&NodeName>, caller: &Selectors) -> Explanation {
         let now = self.now();
         self.read(|table| {
-            let aliases = node.map_or_else(BTreeSet::new, |node| table.aliases(&self.nodes.of(node), now));
+            let aliases = node.map_or_else(BTreeSet::new, |node| table.aliases(&self.facts(node), now));
             let workloads = table.all().values().filter(|entry| !entry.is_alias());
             let standing = workloads.map(|entry| {
                 let (named, exists) = match &entry.parent {
@@ -340,7 +335,7 @@ impl Entries {
     // === for a feed ===
 
     fn listen(&self, node: &NodeName) -> (u64, Arc<table::Marks<Arc<str>>>) {
-        let (facts, now) = (self.nodes.of(node), self.now());
+        let (facts, now) = (self.facts(node), self.now());
         self.write(|table| table.listen(node, &facts, now))
     }
 
@@ -367,23 +362,43 @@ impl Entries {
 
     // === expiry ===
 
-    /// Lets entries go at the moment they expire, and then deletes them.
+    /// Lets entries go at the moment they expire, and then deletes them; and follows what attestation finds true of nodes.
     pub(super) async fn run(self, drain: Drain) {
-        let expiring = async {
-            loop {
-                tokio::select! {
-                    () = self.next_expiry() => {}
-                    () = self.expiries.notified() => continue,
-                }
-                if let Err(why) = self.prune().await {
-                    warn!(%why, "expired registrations cannot be deleted; nobody has them any more all the same");
-                    tokio::time::sleep(LONGEST_NAP).await;
-                }
-            }
-        };
         tokio::select! {
-            () = expiring => {}
+            () = self.expire() => {}
+            () = self.follow_nodes() => {}
             () = drain.cancelled() => {}
+        }
+    }
+
+    async fn follow_nodes(&self) {
+        let mut nodes = self.nodes.clone();
+        let mut known: Arc<nodes::Table> = Arc::default();
+        while nodes.changed().await.is_ok() {
+            let now_known = nodes.borrow_and_update().clone();
+            let same = |name: &NodeName| match (known.get(name), now_known.get(name)) {
+                (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+                (before, after) => before.is_none() && after.is_none(),
+            };
+            let changed: BTreeSet<_> = known.keys().chain(now_known.keys()).filter(|name| !same(name)).collect();
+            let now = self.now();
+            self.write(|table| {
+                changed.into_iter().for_each(|node| table.regroup_node(node, &|node| self.facts(node), now));
+            });
+            known = now_known;
+        }
+    }
+
+    async fn expire(&self) {
+        loop {
+            tokio::select! {
+                () = self.next_expiry() => {}
+                () = self.expiries.notified() => continue,
+            }
+            if let Err(why) = self.prune().await {
+                warn!(%why, "expired registrations cannot be deleted; nobody has them any more all the same");
+                tokio::time::sleep(LONGEST_NAP).await;
+            }
         }
     }
 
@@ -403,7 +418,7 @@ impl Entries {
         if due.is_empty() {
             return Ok(());
         }
-        self.write(|table| table.expire(&due, &|node| self.nodes.of(node), now));
+        self.write(|table| table.expire(&due, &|node| self.facts(node), now));
         for entry in &due {
             info!(entry = %entry.id, id = %entry.spiffe_id, "registration expired");
         }

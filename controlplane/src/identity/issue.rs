@@ -12,6 +12,7 @@ use symbolon_proto::ids::{SpiffeId, TrustDomain};
 use tracing::{error, info};
 
 use super::keys::{RcgenKey, SigningKey};
+use super::reuse::Keys;
 use super::{Minted, Refusal, profile};
 
 /// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
@@ -23,6 +24,7 @@ pub struct Issuer {
     signer: Arc<ArcSwapOption<Signer>>,
     jwt: Arc<ArcSwapOption<TokenSigner>>,
     wit: Arc<ArcSwapOption<TokenSigner>>,
+    certified: Keys,
 }
 
 /// The X.509 authority that signs now.
@@ -49,10 +51,19 @@ pub(super) struct TokenSigner {
 
 impl Issuer {
     pub(super) fn new(trust_domain: TrustDomain, clock: Clock) -> Self {
-        Self { trust_domain, clock, signer: Arc::default(), jwt: Arc::default(), wit: Arc::default() }
+        Self {
+            trust_domain,
+            clock,
+            signer: Arc::default(),
+            jwt: Arc::default(),
+            wit: Arc::default(),
+            certified: Keys::default(),
+        }
     }
 
     pub(super) fn activate(&self, signer: Signer) {
+        // Nobody is certified with it, not even when the next authority signs.
+        self.certified.claim(&signer.public_key, &self.trust_domain.id(), self.clock.now(), signer.not_after);
         self.signer.store(Some(Arc::new(signer)));
     }
 
@@ -72,8 +83,8 @@ impl Issuer {
     /// Mints an X.509-SVID. `ttl` is cut to the authority's own end.
     ///
     /// # Errors
-    /// [`Refusal::WeakKey`] for the authority's own key (bad input 6), [`Refusal::Unavailable`] when no authority is active or it has
-    /// expired, [`Refusal::NotGranted`] for an ID of another trust domain.
+    /// [`Refusal::WeakKey`] for the authority's own key (bad input 6), [`Refusal::KeyInUse`] for another identity's (bad input 7),
+    /// [`Refusal::Unavailable`] when no authority is active or it has expired, [`Refusal::NotGranted`] for an ID of another trust domain.
     pub fn mint(
         &self,
         key: &SubjectPublicKeyInfo,
@@ -92,6 +103,9 @@ impl Issuer {
         let params = profile::svid(id, dns_names, now, ttl, signer.not_after)?;
         let serial = params.serial_number.as_ref().map(|serial| octets::hex(serial.as_ref())).unwrap_or_default();
         let not_after = SystemTime::from(params.not_after);
+        if !self.certified.claim(profile::key_bytes(key), id, now, not_after) {
+            return Err(Refusal::KeyInUse);
+        }
         let certificate = params.signed_by(key, &signer.issuer).map_err(|error| {
             error!(%id, %error, "the authority could not sign");
             Refusal::Unavailable

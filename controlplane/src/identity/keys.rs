@@ -3,12 +3,16 @@
 
 pub mod disk;
 pub mod memory;
+pub mod pkcs11;
+mod pool;
 pub mod soft;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::PublicKeyData;
+use symbolon_proto::ids::TrustDomain;
 use tracing::error;
 
 /// Makes, finds and destroys keys by name. A name is never used twice: it has random bytes in it.
@@ -34,11 +38,26 @@ pub trait KeyManager: Send + Sync + fmt::Debug {
     /// If it is still there.
     fn remove(&self, name: &str) -> Result<(), KeyError>;
 
+    /// Whether keys end with the process.
+    fn is_volatile(&self) -> bool {
+        false
+    }
+
     /// The names of all keys that are kept.
     ///
     /// # Errors
     /// If they cannot be listed.
     fn names(&self) -> Result<Vec<String>, KeyError>;
+}
+
+/// Which key manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Files in the data folder.
+    #[default]
+    Disk,
+    Memory,
+    Pkcs11(pkcs11::Config),
 }
 
 /// A private key that may never be seen, only used.
@@ -105,6 +124,22 @@ pub enum KeyError {
 /// A key as rcgen wants it.
 #[derive(Clone, Debug)]
 pub struct RcgenKey(pub Arc<dyn SigningKey>);
+
+// === impl Place ===
+
+impl Place {
+    /// Opens it. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn open(&self, folder: &Path, trust_domain: &TrustDomain) -> Result<Arc<dyn KeyManager>, KeyError> {
+        Ok(match self {
+            Self::Disk => Arc::new(disk::Disk::open(folder)?),
+            Self::Memory => Arc::new(memory::Memory::default()),
+            Self::Pkcs11(config) => Arc::new(pkcs11::open(config, trust_domain)?),
+        })
+    }
+}
 
 // === impl Algorithm ===
 

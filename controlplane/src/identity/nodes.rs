@@ -26,7 +26,6 @@ use tokio::sync::{Mutex as Turn, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::entries::NodeSelectors;
 use super::{Minted, Refusal};
 use crate::model::NodeName;
 use crate::store::{self, SharedStore, Txn, keys};
@@ -317,12 +316,6 @@ impl Nodes {
 
     fn seats(&self) -> MutexGuard<'_, BTreeMap<NodeName, Seat>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl NodeSelectors for Nodes {
-    fn of(&self, node: &NodeName) -> Selectors {
-        self.table.borrow().get(node).map(|node| node.selectors.clone()).unwrap_or_default()
     }
 }
 

@@ -2,7 +2,10 @@ mod authority;
 mod bundles;
 mod csr;
 mod entries;
+mod feed;
+mod minted;
 mod nodes;
+mod plan;
 mod tokens;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,6 +16,7 @@ use symbolon_kit::spiffe::svid::new_key;
 use symbolon_kit::spiffe::verify::Anchors;
 
 use super::*;
+use crate::identity::authority::Settings;
 use crate::identity::entries::New as NewEntry;
 
 const CA_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -34,12 +38,14 @@ fn world() -> World {
     let config = Config {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: folder.path().join("keys"),
+        audit_dir: folder.path().join("audit"),
         ca_ttl: CA_TTL,
         svid_ttl: SVID_TTL,
         node_ttl: NODE_TTL,
         x509pop: None,
         fence: folder.path().join("tokens.fence"),
         refresh_hint: Duration::from_secs(60),
+        authority: Settings::default(),
     };
     World { folder, store, clock, config }
 }
@@ -49,17 +55,19 @@ impl World {
     async fn try_start(&self) -> Result<Identity, Error> {
         let drain = Drain::new();
         let tasks = Tasks::new(drain.clone());
-        Identity::start(self.config.clone(), self.store.clone(), self.clock.clone(), &tasks, drain).await
+        Identity::start(self.config.clone(), self.store.clone(), self.clock.clone(), &Metrics::new(), &tasks, drain)
+            .await
     }
 
     async fn start(&self) -> Identity {
         self.try_start().await.unwrap()
     }
 
-    /// The key files, with their modes.
+    /// The key files of X.509 authorities, with their modes.
     fn keys(&self) -> Vec<(PathBuf, u32)> {
         let files = std::fs::read_dir(&self.config.key_dir).unwrap().map(|file| file.unwrap().path());
-        let mut keys: Vec<_> = files.map(|path| (path.clone(), mode(&path))).collect();
+        let x509 = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("x509-"));
+        let mut keys: Vec<_> = x509.map(|path| (path.clone(), mode(&path))).collect();
         keys.sort();
         keys
     }

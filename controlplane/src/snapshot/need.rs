@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use symbolon_proto::ids::TrustDomain;
 
-use crate::model::{MeshView, NodeName, ProxyKey, ServiceName, ServiceRef, Workload};
+use crate::model::{MeshView, NodeName, PeerState, ProxyKey, ServiceName, ServiceRef, Workload};
 
 /// What one proxy needs.
 #[derive(Clone, Debug)]
@@ -45,10 +45,12 @@ pub(super) fn needs_of(node: &NodeName, workloads: &[Workload]) -> Vec<Arc<Need>
     needs.into_values().map(Arc::new).collect()
 }
 
-/// The trust domains whose members may call a workload of `service`: our own, and those of the peers it is exported to.
+/// The trust domains whose members may call a workload of `service`: our own, and those of the peers it is exported to. Not of one
+/// with whom no trust was exchanged, or with whom it was ended: live connections of theirs are refused with their next request.
 pub(super) fn callers(view: &MeshView, service: Option<&ServiceName>) -> BTreeSet<TrustDomain> {
     let exported = service.and_then(|name| view.services.get(name)).map(|service| &service.export_to);
     let peers = exported.into_iter().flatten().filter_map(|peer| view.peers.get(peer));
+    let peers = peers.filter(|peer| peer.state != PeerState::Pending);
     peers.map(|peer| peer.trust_domain.clone()).chain([view.trust_domain.clone()]).collect()
 }
 

@@ -14,6 +14,16 @@ pub fn authority() -> Key {
     key("identity/authority".into())
 }
 
+/// How far the audit log goes.
+pub fn audit_head() -> Key {
+    key("identity/audit/head".into())
+}
+
+/// The journal of the authority of a kind of tokens.
+pub fn token_authority(kind: &str) -> Key {
+    key(format!("identity/authority/{kind}"))
+}
+
 /// A join token, by the SHA-256 of its text in hex.
 pub fn token(hash: &str) -> Key {
     key(format!("identity/tokens/{hash}"))
@@ -52,6 +62,46 @@ pub fn bundle(trust_domain: &TrustDomain) -> Key {
 /// All bundles.
 pub fn bundles() -> Prefix {
     Prefix("identity/bundles/".into())
+}
+
+/// The trust domain in a [`bundle`] key.
+pub fn domain_of_bundle(key: &Key) -> Option<TrustDomain> {
+    key.0.strip_prefix("identity/bundles/")?.parse().ok()
+}
+
+/// The bundle of a trust domain that the one in force replaced.
+pub fn bundle_before(trust_domain: &TrustDomain) -> Key {
+    key(format!("identity/bundles-before/{trust_domain}"))
+}
+
+/// That trust in a domain was ended.
+pub fn ended_domain(trust_domain: &TrustDomain) -> Key {
+    key(format!("identity/ended/{trust_domain}"))
+}
+
+/// All trust domains in which trust was ended.
+pub fn ended_domains() -> Prefix {
+    Prefix("identity/ended/".into())
+}
+
+/// The trust domain in an [`ended_domain`] key.
+pub fn domain_that_ended(key: &Key) -> Option<TrustDomain> {
+    key.0.strip_prefix("identity/ended/")?.parse().ok()
+}
+
+/// A relationship that an operator made, not the configuration file.
+pub fn relationship(trust_domain: &TrustDomain) -> Key {
+    key(format!("trust/relationships/{trust_domain}"))
+}
+
+/// All relationships that operators made.
+pub fn relationships() -> Prefix {
+    Prefix("trust/relationships/".into())
+}
+
+/// The trust domain in a [`relationship`] key.
+pub fn domain_of_relationship(key: &Key) -> Option<TrustDomain> {
+    key.0.strip_prefix("trust/relationships/")?.parse().ok()
 }
 
 /// A node that has attested, or is banned.

@@ -16,9 +16,10 @@ pub(crate) enum Level {
 }
 
 /// Modules that are not at the level of their domain.
-const PARTS: [(&str, Level); 26] = [
+const PARTS: [(&str, Level); 30] = [
     ("store::redb", Level::Task),
     ("identity::schedule", Level::Pure),
+    ("identity::authority::slots", Level::Pure),
     ("identity::profile", Level::Pure),
     ("rollout::plan", Level::Pure),
     ("rollout::arms", Level::Pure),
@@ -36,6 +37,9 @@ const PARTS: [(&str, Level); 26] = [
     ("federation::publication", Level::Pure),
     ("federation::staleness", Level::Pure),
     ("state::fold", Level::Pure),
+    ("trust::relationship", Level::Pure),
+    ("trust::machine", Level::Pure),
+    ("trust::url", Level::Pure),
     ("snapshot", Level::Pure),
     ("model", Level::Ground),
     ("store", Level::Ground),
@@ -50,7 +54,7 @@ pub(crate) fn level(module: &str) -> Option<Level> {
     let within = |row: &str| module == row || module.strip_prefix(row).is_some_and(|rest| rest.starts_with("::"));
     let placed = PARTS.iter().filter(|(row, _)| within(row)).max_by_key(|(row, _)| row.len()).map(|(_, level)| *level);
     placed.or_else(|| match domain(module) {
-        "sources" | "state" | "xds" | "identity" | "federation" | "rollout" => Some(Level::Task),
+        "sources" | "state" | "xds" | "identity" | "federation" | "trust" | "rollout" => Some(Level::Task),
         "cli" => Some(Level::Edge),
         _ => None,
     })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use symbolon_kit::spiffe::bundle::Bundle;
+use symbolon_kit::spiffe::bundle::{Bundle, Use};
 use symbolon_kit::spiffe::verify::BundleTable;
 use symbolon_proto::ids::TrustDomain;
 
@@ -23,10 +23,12 @@ pub struct Shelf {
 /// The part of it that one caller may see. Two callers that may see the same share one, so that a pointer tells whether it changed.
 #[derive(Debug)]
 pub struct Seen {
-    /// Its own trust domain first, if its bundle is here.
+    /// The node's own, if it is here.
     pub own: Option<Arc<Bundle>>,
     pub table: BundleTable,
     x509: OnceLock<BTreeMap<String, Bytes>>,
+    jwt: OnceLock<BTreeMap<String, Bytes>>,
+    wit: OnceLock<BTreeMap<String, String>>,
 }
 
 impl Shelf {
@@ -48,7 +50,7 @@ impl Shelf {
         let own = self.own.as_ref().and_then(|own| self.table.get(own)).cloned();
         let named = federated.iter().chain(&self.own);
         let table = named.filter_map(|name| Some((name.clone(), self.table.get(name)?.clone()))).collect();
-        let made = Arc::new(Seen { own, table, x509: OnceLock::new() });
+        let made = Arc::new(Seen { own, table, x509: OnceLock::new(), jwt: OnceLock::new(), wit: OnceLock::new() });
         if seen.len() < MAX_SETS {
             seen.insert(federated.clone(), made.clone());
         }
@@ -64,6 +66,28 @@ impl Seen {
             let usable = self.table.iter().filter(|(_, held)| !held.x509.is_empty());
             usable.map(|(name, held)| (name.id().to_string(), der(held))).collect()
         })
+    }
+
+    /// The keys of JWT-SVIDs by the ID of their trust domain, as JWKS (W-12). The own trust domain is always among them; another has
+    /// its place if it has such keys.
+    pub fn jwt(&self) -> &BTreeMap<String, Bytes> {
+        self.jwt.get_or_init(|| {
+            self.jwks(Use::Jwt, |held| held.jwt.is_empty()).map(|(id, jwks)| (id, jwks.into())).collect()
+        })
+    }
+
+    /// The keys of WIT-SVIDs, likewise.
+    pub fn wit(&self) -> &BTreeMap<String, String> {
+        self.wit.get_or_init(|| {
+            let text = |jwks: Vec<u8>| String::from_utf8_lossy(&jwks).into_owned(); // JSON is UTF-8
+            self.jwks(Use::Wit, |held| held.wit.is_empty()).map(|(id, jwks)| (id, text(jwks))).collect()
+        })
+    }
+
+    fn jwks(&self, only: Use, has_none: fn(&Bundle) -> bool) -> impl Iterator<Item = (String, Vec<u8>)> {
+        let own = |name: &TrustDomain| self.own.as_ref().is_some_and(|own| own.trust_domain == *name);
+        let usable = self.table.iter().filter(move |(name, held)| !has_none(held) || own(name));
+        usable.map(move |(name, held)| (name.id().to_string(), held.to_jwks_of(only)))
     }
 }
 

@@ -1,10 +1,7 @@
 //! Whether a chain goes back to an authority that is tainted.
 
 use rustls_pki_types::CertificateDer;
-use symbolon_kit::octets;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::FromDer as _;
+use symbolon_kit::spiffe::svid;
 
 use crate::bundle::Tainted;
 
@@ -14,14 +11,8 @@ pub fn is_tainted(chain: &[CertificateDer<'_>], tainted: &Tainted) -> bool {
 }
 
 fn names_tainted(der: &CertificateDer<'_>, authority: bool, tainted: &Tainted) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
-    certificate.extensions().iter().any(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(issuer) => {
-            issuer.key_identifier.as_ref().is_some_and(|id| tainted.x509.contains(&octets::hex(id.0)))
-        }
-        ParsedExtension::SubjectKeyIdentifier(own) => authority && tainted.x509.contains(&octets::hex(own.0)),
-        _ => false,
-    })
+    let own = || svid::key_id(der).filter(|_| authority);
+    [svid::issuer_key_id(der), own()].into_iter().flatten().any(|id| tainted.x509.contains(&id))
 }
 
 #[cfg(test)]

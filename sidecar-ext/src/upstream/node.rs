@@ -10,6 +10,7 @@
 //!                               │                    └── evicted ──┐    │   (a failed Mint is tried again until not_after)
 //!                               └────────────────────── not_after ─┴────┘
 //! ```
+//! A tainted authority brings `renew_at` forward to now.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,9 +34,10 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::join::{self, Door, JoinError, Offer};
+use crate::bundle::Trust;
 use crate::config::Evidence;
 use crate::keep::{Keep, KeepError};
-use crate::svid::pem;
+use crate::svid::{is_tainted, pem};
 
 /// Key and chain of the node, in the data folder.
 pub const FILE: &str = "node.pem";
@@ -64,6 +66,7 @@ pub(super) struct Keeper {
     pub channel: Channel,
     /// Bundles that came with an SVID, for the book.
     pub bundles: mpsc::Sender<Vec<u8>>,
+    pub trust: watch::Receiver<Arc<Trust>>,
     pub joined: watch::Sender<bool>,
     pub tenure: Tenure,
     pub skew: Gauge,
@@ -155,17 +158,26 @@ impl Keeper {
             None => self.join().await,
         };
         self.tenure.begin();
+        let mut retaints = self.backoff();
         loop {
             info!(id = %svid.id, serial = svid.serial, "this node's SVID");
             self.identity.set_svid(&svid);
             self.joined.send_replace(true);
             let at = renew_at(svid.not_before, svid.not_after, &mut rng);
             let next = tokio::select! {
-                next = async { self.sleep_until(at).await; self.renew(svid.not_after).await } => next,
+                next = async { self.due(at, &svid).await; self.renew(svid.not_after).await } => next,
                 () = self.tenure.lost() => Next::Attest,
             };
             svid = match next {
-                Next::Renewed(svid) => svid,
+                Next::Renewed(svid) => {
+                    if is_tainted(&svid.chain, &self.trust.borrow().tainted) {
+                        warn!("this node's new SVID is of an authority that is tainted, too");
+                        tokio::time::sleep(retaints.next_wait()).await;
+                    } else {
+                        retaints.reset();
+                    }
+                    svid
+                }
                 Next::Attest => {
                     self.joined.send_replace(false);
                     warn!(id = %svid.id, evidence = ?self.evidence, "this node's SVID has expired or does not count any more: it attests again");
@@ -309,6 +321,16 @@ impl Keeper {
         self.compare_clocks(svid);
         if let Err(why) = self.keep.save(FILE, &pem::encode(svid)) {
             warn!(%why, "this node's SVID could not be written down");
+        }
+    }
+
+    /// Returns at that time, or as soon as the authority that signed `svid` is tainted.
+    async fn due(&self, at: SystemTime, svid: &Svid) {
+        let mut trust = self.trust.clone();
+        let tainted = trust.wait_for(|trust| is_tainted(&svid.chain, &trust.tainted));
+        tokio::select! {
+            () = self.sleep_until(at) => {}
+            Ok(_) = tainted => warn!("the authority of this node's SVID is tainted: it is replaced"),
         }
     }
 

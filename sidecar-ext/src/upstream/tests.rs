@@ -142,15 +142,6 @@ impl ControlPlane {
         });
     }
 
-    /// Listens again, after its connections were cut.
-    async fn again(self) -> Self {
-        self.stop().await;
-        let (script, address) = (self.script.clone(), self.address);
-        let (heard, nobody) = mpsc::unbounded_channel();
-        drop(heard);
-        Self { script, address, heard: nobody, drain: Drain::new() }.listen().await
-    }
-
     /// Says a change of entries, once, to whoever listens, after what is said to every stream.
     pub(crate) fn says_change(&self, entries: &[(&str, &str, &str)], removed: &[&str]) {
         let entries = entries.iter().map(|(id, spiffe_id, selector)| wire::Entry {
@@ -169,6 +160,15 @@ impl ControlPlane {
 
     pub(crate) fn asks(&self, id: u64, pid: i32) {
         let _ = self.script.once.send(wire::NodeUpdate { update: Some(Update::Explain(wire::Explain { id, pid })) });
+    }
+
+    /// Listens again, after its connections were cut.
+    async fn again(self) -> Self {
+        self.stop().await;
+        let (script, address) = (self.script.clone(), self.address);
+        let (heard, nobody) = mpsc::unbounded_channel();
+        drop(heard);
+        Self { script, address, heard: nobody, drain: Drain::new() }.listen().await
     }
 
     /// Cuts all connections and listens no more.
@@ -614,5 +614,26 @@ async fn the_control_plane_is_told_who_a_process_is() {
     control_plane.asks(2, 8);
     let Report::Explained(answer) = heard(&mut control_plane).await else { panic!() };
     assert_eq!((answer.id, answer.error.as_str()), (2, "no such process"));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn fault_021_the_nodes_own_svid_is_replaced_when_its_authority_is_tainted() {
+    let control_plane = ControlPlane::start().await;
+    let (_dir, data) = data();
+    let run = Run::start(&control_plane, &data, token("good"));
+    run.entries().await;
+    assert_eq!(*control_plane.script.renewals.borrow(), 0);
+    let bundle = control_plane.script.ca.bundle();
+    let tainted = wire::Bundles {
+        trust_domain: "a.example".into(),
+        bundles: [("a.example".to_owned(), bundle.to_jwks().into())].into(),
+        tainted_x509: vec![control_plane.script.ca.key_id()],
+        ..wire::Bundles::default()
+    };
+    control_plane.says(Update::Bundles(tainted));
+    // The scripted control plane knows no other authority: it is asked again, and not at once.
+    until(&mut control_plane.script.renewals.subscribe(), |renewals| *renewals >= 2).await;
+    assert!(*control_plane.script.renewals.borrow() < 20);
     run.stop().await;
 }

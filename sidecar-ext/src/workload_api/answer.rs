@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use symbolon_kit::spiffe::svid::Svid;
+use symbolon_proto::ids::SpiffeId;
 use symbolon_proto::workload as wire;
 use tonic::Status;
 
 use crate::attest::Caller;
 use crate::bundle::Seen;
 use crate::identity::{Entry, Held, Holding, View};
+use crate::tokens::wit::private_jwk;
+use crate::tokens::{NoToken, Token};
 
 /// The longest hint that is passed on (Workload API §8).
 const MAX_HINT_BYTES: usize = 1024;
@@ -21,6 +24,9 @@ pub(super) struct Selected {
     svids: Vec<(Arc<Entry>, Arc<Svid>)>,
     pub(super) seen: Arc<Seen>,
 }
+
+/// A token that was asked for.
+type Got = Result<Arc<Token>, NoToken>;
 
 /// Hints of one answer: each is given once, to the first that has it (W-6).
 #[derive(Default)]
@@ -90,6 +96,99 @@ pub(super) fn x509_svids(selected: &Selected) -> wire::X509svidResponse {
 /// All bundles that the caller may see, by the ID of their trust domain (W-8).
 pub(super) fn x509_bundles(selected: &Selected) -> wire::X509BundlesResponse {
     wire::X509BundlesResponse { crl: Vec::new(), bundles: selected.seen.x509().clone() }
+}
+
+/// The JWKS of each trust domain that the caller may see: keys of JWT-SVIDs and no others (W-10, W-12).
+pub(super) fn jwt_bundles(selected: &Selected) -> wire::JwtBundlesResponse {
+    wire::JwtBundlesResponse { bundles: selected.seen.jwt().clone() }
+}
+
+/// # Errors
+/// `Unimplemented` unless the WIT-SVID profile is switched on (W-15).
+pub(super) fn check_incubating(view: &View) -> Result<(), Status> {
+    if view.incubating { Ok(()) } else { Err(Status::unimplemented("the WIT-SVID profile is not switched on")) }
+}
+
+/// # Errors
+/// As [`bundles`], and [`check_incubating`].
+pub(super) fn wit_bundles(view: &View, caller: &Caller) -> Result<Selected, Status> {
+    check_incubating(view)?;
+    bundles(view, caller)
+}
+
+pub(super) fn wit_jwks(selected: &Selected) -> wire::WitBundlesResponse {
+    wire::WitBundlesResponse { bundles: selected.seen.wit().clone() }
+}
+
+/// The entries that tokens are asked for: those of `spiffe_id`, or all that the caller has if it is empty (W-11).
+///
+/// # Errors
+/// `InvalidArgument` for what is no SPIFFE ID, `PermissionDenied` for one that is not the caller's, else as [`svids`].
+pub(super) fn entries(view: &View, caller: &Caller, spiffe_id: &str) -> Result<Vec<Arc<Entry>>, Status> {
+    let wanted = match spiffe_id {
+        "" => None,
+        id => Some(SpiffeId::workload(id).map_err(|why| Status::invalid_argument(format!("spiffe_id: {why}")))?),
+    };
+    let held = entitled(view, caller)?.into_iter().filter(|held| {
+        let id = &held.entry.spiffe_id;
+        wanted.as_ref().is_none_or(|wanted| wanted == id)
+    });
+    let entries: Vec<_> = held.map(|held| held.entry.clone()).collect();
+    if entries.is_empty() {
+        return Err(Status::permission_denied(format!("the calling process is not entitled to {spiffe_id}")));
+    }
+    Ok(entries)
+}
+
+/// # Errors
+/// As [`usable`].
+pub(super) fn jwt_svids(entries: &[Arc<Entry>], tokens: Vec<Got>) -> Result<wire::JwtsvidResponse, Status> {
+    let mut hints = Hints::default();
+    let svids = usable(entries, tokens)?.into_iter().map(|(entry, token)| wire::Jwtsvid {
+        spiffe_id: entry.spiffe_id.to_string(),
+        svid: token.text.as_str().to_owned(),
+        hint: hints.of(entry),
+    });
+    Ok(wire::JwtsvidResponse { svids: svids.collect() })
+}
+
+/// # Errors
+/// As [`usable`].
+pub(super) fn wit_svids(entries: &[Arc<Entry>], tokens: Vec<Got>) -> Result<wire::WitsvidResponse, Status> {
+    let mut hints = Hints::default();
+    let mut svids = Vec::new();
+    for (entry, token) in usable(entries, tokens)? {
+        let key = token.key.as_ref().and_then(private_jwk);
+        let key = key.ok_or_else(|| Status::internal("a WIT-SVID without its key"))?;
+        svids.push(wire::Witsvid {
+            spiffe_id: entry.spiffe_id.to_string(),
+            wit_svid: token.text.as_str().to_owned(),
+            wit_svid_key: key.as_str().to_owned(),
+            hint: hints.of(entry),
+        });
+    }
+    Ok(wire::WitsvidResponse { svids })
+}
+
+/// The tokens in the order of their entries, the default one first. One that is refused is left out; one that is merely not here
+/// fails the call, or another identity would be the default for a moment.
+///
+/// # Errors
+/// `Unavailable` if a token is not here, `ResourceExhausted` if too many wait for one.
+fn usable(entries: &[Arc<Entry>], tokens: Vec<Got>) -> Result<Vec<(&Arc<Entry>, Arc<Token>)>, Status> {
+    let mut usable = Vec::with_capacity(tokens.len());
+    for (entry, token) in entries.iter().zip(tokens) {
+        match token {
+            Ok(token) => usable.push((entry, token)),
+            Err(NoToken::Refused(_)) => {}
+            Err(why @ NoToken::Overloaded) => return Err(Status::resource_exhausted(why.to_string())),
+            Err(why @ NoToken::Unanswered(_)) => return Err(Status::unavailable(why.to_string())),
+        }
+    }
+    if usable.is_empty() {
+        return Err(Status::unavailable("the control plane refuses to issue the caller's token"));
+    }
+    Ok(usable)
 }
 
 /// What the caller is entitled to; something, or the reason why nothing.

@@ -1,6 +1,8 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use prost::Message as _;
+use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
 use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use symbolon_proto::workload::*;
@@ -8,8 +10,11 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use crate::attest::tests::{CHILD, OtherName};
+use crate::bundle::Shelf;
 use crate::identity::Holding;
 use crate::testing::{Agent, Ca, STREAMS, bundles, entry, my_uid, soon, view, with_header, workload};
+
+mod tokens;
 
 const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
 const JOB: &str = "spiffe://a.example/ns/shop/sa/job";
@@ -166,21 +171,33 @@ async fn i_6_an_expired_svid_is_not_served_on() {
     assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::Unavailable);
 }
 
-#[tokio::test]
-async fn w_6_w_16_the_first_entry_is_the_default_and_hints_are_unique() {
+/// What one process gets that has four identities, with these hints.
+async fn hinted(hints: [&str; 4]) -> Vec<X509svid> {
     let ca = Ca::new("a.example");
-    let uid = my_uid();
-    let hinted = |id: &str, spiffe_id: &str, hint: &str| {
-        let entry = crate::identity::Entry { hint: hint.into(), ..entry(id, spiffe_id, &[&uid]) };
-        (entry, valid(&ca.svid(spiffe_id)))
-    };
-    let long = "h".repeat(1025);
-    let held =
-        vec![hinted("1", JOB, "same"), hinted("2", WEB, "same"), hinted("3", WEB, &long), hinted("4", WEB, "own")];
-    let agent = Agent::start(view(&ca, held));
-    let message = soon(svids(&agent).await.message()).await.unwrap().unwrap();
-    assert_eq!(message.svids[0].spiffe_id, JOB);
-    assert_eq!(message.svids.iter().map(|svid| svid.hint.as_str()).collect::<Vec<_>>(), ["same", "", "", "own"]);
+    let held = [JOB, WEB, WEB, WEB].iter().zip(hints).enumerate().map(|(at, (id, hint))| {
+        let entry = crate::identity::Entry { hint: hint.into(), ..entry(&at.to_string(), id, &[&my_uid()]) };
+        (entry, valid(&ca.svid(id)))
+    });
+    let agent = Agent::start(view(&ca, held.collect()));
+    soon(svids(&agent).await.message()).await.unwrap().unwrap().svids
+}
+
+#[tokio::test]
+async fn w_6_hints_are_unique_the_first_keeps_it_and_all_other_fields_are_set() {
+    let svids = hinted(["same", "same", "", "own"]).await;
+    assert_eq!(svids.iter().map(|svid| svid.hint.as_str()).collect::<Vec<_>>(), ["same", "", "", "own"]);
+    for svid in svids {
+        let set = [svid.x509_svid.len(), svid.x509_svid_key.len(), svid.bundle.len(), svid.spiffe_id.len()];
+        assert!(set.iter().all(|length| *length > 0), "{set:?}");
+    }
+}
+
+#[tokio::test]
+async fn w_16_the_first_entry_is_the_default_and_a_hint_has_its_bound() {
+    let (most, more) = ("h".repeat(1024), "h".repeat(1025));
+    let svids = hinted(["", &most, &more, ""]).await;
+    assert_eq!(svids[0].spiffe_id, JOB);
+    assert_eq!(svids.iter().map(|svid| svid.hint.len()).collect::<Vec<_>>(), [0, 1024, 0, 0]);
 }
 
 #[tokio::test]
@@ -202,19 +219,96 @@ async fn bad_152_one_user_cannot_hold_all_streams() {
     .await;
 }
 
+/// As grpcurl asks: which services there are, and what the Workload API looks like. It needs no header, and gives no secret.
 #[tokio::test]
-async fn bad_154_an_empty_audience_is_an_invalid_argument_and_jwts_are_unimplemented() {
+async fn e_9_reflection_says_what_there_is_to_call() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
     let (agent, _) = agent(&Ca::new("a.example"));
-    for (audience, code) in [
-        (vec![], Code::InvalidArgument),
-        (vec![String::new()], Code::InvalidArgument),
-        (vec!["db".to_owned()], Code::Unimplemented),
-    ] {
-        let request = JwtsvidRequest { audience, ..Default::default() };
-        assert_eq!(client(&agent).fetch_jwtsvid(with_header(request)).await.unwrap_err().code(), code);
-    }
-    let bundles = client(&agent).fetch_jwt_bundles(with_header(JwtBundlesRequest {})).await;
-    assert_eq!(bundles.unwrap_err().code(), Code::Unimplemented);
+    let ask = async |message: MessageRequest| -> ServerReflectionResponse {
+        let mut client = ServerReflectionClient::new(agent.channel());
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let answer = soon(client.server_reflection_info(tokio_stream::iter([request]))).await.unwrap();
+        soon(answer.into_inner().message()).await.unwrap().unwrap()
+    };
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        ask(MessageRequest::ListServices(String::new())).await.message_response
+    else {
+        panic!()
+    };
+    assert!(list.service.iter().any(|service| service.name == "SpiffeWorkloadAPI"), "{list:?}");
+    let symbol = MessageRequest::FileContainingSymbol("SpiffeWorkloadAPI".into());
+    let Some(MessageResponse::FileDescriptorResponse(files)) = ask(symbol).await.message_response else { panic!() };
+    let file = prost_types::FileDescriptorProto::decode(files.file_descriptor_proto[0].as_slice()).unwrap();
+    let methods: Vec<_> = file.service[0].method.iter().map(|method| method.name()).collect();
+    assert!(methods.contains(&"FetchX509SVID") && methods.contains(&"ValidateJWTSVID"), "{methods:?}");
+    assert_eq!(methods.len(), 7, "the specification's, and no other (W-1)");
+}
+
+#[tokio::test]
+async fn e_1_the_endpoint_is_a_socket_of_this_machine() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let (agent, _) = agent(&Ca::new("a.example"));
+    assert!(std::fs::metadata(&agent.socket).unwrap().file_type().is_socket());
+}
+
+/// Nothing but HTTP/2 and gRPC's own headers, in the clear: who calls is seen by the kernel.
+async fn plain_call() {
+    let (agent, svid) = agent(&Ca::new("a.example"));
+    let plain = tonic::transport::Endpoint::from_static("http://localhost");
+    let socket = agent.socket.clone();
+    let plain = plain.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+    }));
+    let mut client = SpiffeWorkloadApiClient::new(plain);
+    let mut stream = soon(client.fetch_x509svid(with_header(X509svidRequest {}))).await.unwrap().into_inner();
+    assert_eq!(serial(&soon(stream.message()).await.unwrap().unwrap()), svid.serial);
+}
+
+#[tokio::test]
+async fn e_2_it_is_grpc_on_a_unix_socket() {
+    plain_call().await;
+}
+
+#[tokio::test]
+async fn e_4_tls_is_not_needed() {
+    plain_call().await;
+}
+
+#[tokio::test]
+async fn e_6_what_a_caller_says_of_itself_counts_for_nothing() {
+    let (agent, svid) = agent(&Ca::new("a.example"));
+    let mut request = with_header(X509svidRequest {});
+    request.metadata_mut().insert("authorization", "Bearer spiffe://a.example/ns/shop/sa/job".parse().unwrap());
+    let mut stream = soon(client(&agent).fetch_x509svid(request)).await.unwrap().into_inner();
+    assert_eq!(serial(&soon(stream.message()).await.unwrap().unwrap()), svid.serial, "as without it");
+    agent.change(|view| view.hold(Vec::new()));
+    let mut request = with_header(X509svidRequest {});
+    request.metadata_mut().insert("authorization", "Bearer anything".parse().unwrap());
+    assert_eq!(client(&agent).fetch_x509svid(request).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn w_10_each_call_gives_bundles_of_its_own_kind() {
+    let (a, b, c) = (Ca::new("a.example"), Ca::new("b.example"), Ca::new("c.example"));
+    let (agent, _) = agent(&a);
+    let only_tokens = Bundle { x509: Vec::new(), ..b.bundle() };
+    let only_x509 = c.bundle().with_tokens(Vec::new(), Vec::new());
+    let table = [a.bundle(), only_tokens, only_x509].map(|bundle| (bundle.trust_domain.clone(), Arc::new(bundle)));
+    let shelf = Shelf::new(a.trust_domain.clone(), Arc::new(table.into()));
+    agent.change(|view| view.bundles = Arc::new(shelf));
+    let mut x509 =
+        soon(client(&agent).fetch_x509_bundles(with_header(X509BundlesRequest {}))).await.unwrap().into_inner();
+    let x509 = soon(x509.message()).await.unwrap().unwrap().bundles;
+    assert_eq!(x509.keys().collect::<Vec<_>>(), ["spiffe://a.example", "spiffe://c.example"]);
+    let mut jwt = soon(client(&agent).fetch_jwt_bundles(with_header(JwtBundlesRequest {}))).await.unwrap().into_inner();
+    let jwt = soon(jwt.message()).await.unwrap().unwrap().bundles;
+    assert_eq!(jwt.keys().collect::<Vec<_>>(), ["spiffe://a.example", "spiffe://b.example"]);
+    assert!(jwt.values().all(|jwks| !String::from_utf8_lossy(jwks).contains("x5c")));
 }
 
 #[tokio::test]
@@ -266,7 +360,7 @@ async fn a_process_of_another_path_gets_nothing() {
 }
 
 #[tokio::test]
-async fn w_10_a_workload_sees_only_whom_its_entries_are_federated_with() {
+async fn a_workload_sees_only_whom_its_entries_are_federated_with() {
     let cas = ["a.example", "b.example", "c.example"].map(Ca::new);
     let only_b = |id: &str, spiffe_id: &str, federated: &[&str]| {
         let federates_with = federated.iter().map(|name| name.parse().unwrap()).collect();

@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::spiffe::bundle::Bundle;
+use symbolon_kit::spiffe::jwt;
 use symbolon_kit::spiffe::verify::{Anchors, Usage};
 use symbolon_proto::ids::TrustDomain;
 
@@ -41,8 +42,8 @@ pub fn ours(cases: &[Case]) -> Verdicts {
                 anchors.check(chain, Usage::Client, now).map(drop).map_err(|e| e.to_string())
             }
             Input::Jwt { token, audience } => {
-                let _ = (token, audience); // TODO-JWT
-                Ok(())
+                let find = |asked: &TrustDomain| (*asked == domain).then(|| bundle.clone());
+                jwt::verify(token, audience, find, now).map(drop).map_err(|e| e.to_string())
             }
             Input::Bundle => Ok(()),
         }

@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use controlplane::app::{self, Addresses, Running, Seams};
+use rcgen::KeyPair;
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
+use symbolon_kit::clock::Clock;
 use symbolon_kit::net::unix_channel;
+use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{PrivateKey, csr_of};
 use symbolon_proto::admin as api;
 use symbolon_proto::admin::admin_client::AdminClient;
@@ -104,6 +108,25 @@ impl Plane {
     pub async fn token(&self, node: &str) -> anyhow::Result<String> {
         let asked = api::CreateTokenRequest { node: node.into(), ttl_seconds: 60 };
         Ok(self.admin().create_token(asked).await?.into_inner().token)
+    }
+
+    /// The certificate and the key of the authority that signs, as somebody has them who has read its data folder.
+    ///
+    /// # Errors
+    /// If there is no such key.
+    pub async fn stolen_authority(&self) -> anyhow::Result<(CertificateDer<'static>, KeyPair)> {
+        let domain = format!("{}.example", self.settings.name).parse()?;
+        let bundle = Bundle::parse_jwks(&domain, &self.bundle("").await?.jwks, Clock::system().now())?.bundle;
+        for file in std::fs::read_dir(self.folder().join("data/keys"))? {
+            let key = KeyPair::from_pem(&std::fs::read_to_string(file?.path())?)?;
+            let own = |root: &&CertificateDer<'_>| {
+                root.windows(key.public_key_raw().len()).any(|window| window == key.public_key_raw())
+            };
+            if let Some(root) = bundle.x509.iter().find(own) {
+                return Ok((root.clone(), key));
+            }
+        }
+        anyhow::bail!("no key of an authority")
     }
 
     /// A registration entry for this process's user; its ID.

@@ -61,7 +61,7 @@ impl Settings {
             "trustDomain": format!("{}.example", self.name),
             "dataDir": folder.join("data"),
             "listen": {"node": node, "federation": federation, "http": http, "admin": folder.join("admin/admin.sock")},
-            "identity": {"caTtl": "24h", "svidTtl": self.svid_ttl, "x509pop": self.x509pop, "refreshHint": "30s"},
+            "identity": {"caTtl": "24h", "svidTtl": self.svid_ttl, "x509pop": self.x509pop, "refreshHint": "60s"},
             "services": self.services,
             "federatedServices": self.federated,
             "rolloutPolicy": self.policy,

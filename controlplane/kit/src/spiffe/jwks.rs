@@ -13,11 +13,12 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use super::bundle::{Bundle, BundleError, Content, DEFAULT_REFRESH, MAX_BYTES, MAX_KEYS, Parsed, Use};
+use super::svid::SvidError;
 use super::token_key::{self, JwtAuthority, KeyError, PublicJwk, TokenKey};
 use super::{json, svid};
 
 /// Bounds of the refresh hint (bad input 56).
-const REFRESH: std::ops::RangeInclusive<i64> = 30..=24 * 3600;
+const REFRESH: std::ops::RangeInclusive<u64> = 30..=24 * 3600;
 /// The longest name of a key; a token's header has no room for more.
 pub(super) const MAX_KID_BYTES: usize = 255;
 
@@ -190,14 +191,18 @@ impl Reading {
     }
 }
 
+/// What is no number of seconds, or not a positive one, is no hint: the default then (bad input 56).
 fn refresh_hint(document: &Map<String, Value>, warnings: &mut Vec<String>) -> Duration {
     let Some(hint) = document.get("spiffe_refresh_hint") else { return DEFAULT_REFRESH };
-    let seconds = hint.as_i64().or_else(|| hint.as_u64().map(|_| i64::MAX));
-    let clamped = seconds.map(|seconds| seconds.clamp(*REFRESH.start(), *REFRESH.end()));
-    if clamped != seconds || seconds.is_none() {
+    let (from, to) = (*REFRESH.start(), *REFRESH.end());
+    let taken = match hint.as_u64().filter(|seconds| *seconds > 0) {
+        Some(seconds) => Duration::from_secs(seconds.clamp(from, to)),
+        None => DEFAULT_REFRESH,
+    };
+    if hint.as_u64() != Some(taken.as_secs()) {
         warnings.push("the refresh hint is not between 30 s and 24 h".into());
     }
-    clamped.map_or(DEFAULT_REFRESH, |seconds| Duration::from_secs(seconds.unsigned_abs()))
+    taken
 }
 
 fn element(
@@ -263,7 +268,7 @@ fn authority(
     if let Some(owner) = other_owner(trust_domain, &certificate) {
         return Err(BundleError::OtherTrustDomain { index, owner });
     }
-    if let Some(why) = not_an_authority(&certificate) {
+    if let Some(why) = not_an_authority(trust_domain, &der, &certificate) {
         return ignored(why);
     }
     if webpki::anchor_from_trusted_cert(&der).is_err() {
@@ -295,21 +300,16 @@ fn spiffe_names<'a>(certificate: &X509Certificate<'a>) -> Vec<&'a str> {
     names.value.general_names.iter().filter_map(spiffe).collect()
 }
 
-/// and a key that can be believed.
-fn not_an_authority(certificate: &X509Certificate<'_>) -> Option<&'static str> {
-    if !certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca) {
-        return Some("x5c is not an authority (CA:TRUE is missing)");
+/// As the verifier judges it, so that what is taken into a bundle is of use there; and of a kind that JWK can say.
+fn not_an_authority(
+    trust_domain: &TrustDomain,
+    der: &CertificateDer<'_>,
+    certificate: &X509Certificate<'_>,
+) -> Option<&'static str> {
+    match svid::check_authority(der, trust_domain) {
+        Err(SvidError::Profile(why)) => Some(why),
+        Err(_) => Some("x5c is not a certificate that can be read"),
+        Ok(_) if PublicJwk::of_spki(&certificate.subject_pki).is_none() => Some("x5c has a key of an unknown kind"),
+        Ok(_) => None,
     }
-    if spiffe_names(certificate).iter().any(|uri| SpiffeId::workload(uri).is_ok()) {
-        return Some("x5c has an ID with a path, as only a workload may");
-    }
-    match certificate.key_usage() {
-        Ok(Some(usage)) if !usage.value.key_cert_sign() => return Some("x5c may not sign certificates (keyCertSign)"),
-        Err(_) => return Some("x5c has a key usage that cannot be read"),
-        _ => {}
-    }
-    if !svid::key_is_strong(&certificate.subject_pki) || PublicJwk::of_spki(&certificate.subject_pki).is_none() {
-        return Some("x5c has a key that is too weak or of an unknown kind");
-    }
-    None
 }

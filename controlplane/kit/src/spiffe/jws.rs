@@ -30,6 +30,8 @@ pub const MAX_AUDIENCES: usize = 32;
 const MAX_HEADER_BYTES: usize = 1024;
 /// The largest signature, encoded: RSA of 8192 bits.
 const MAX_SIGNATURE_BYTES: usize = 1366;
+/// Room for the largest of both, decoded.
+const ROOM: usize = 1026;
 /// The end of the year 9999; later is no date.
 const MAX_SECONDS: u64 = 253_402_300_799;
 
@@ -114,10 +116,13 @@ pub(super) struct Parts<'a> {
     signature: &'a str,
 }
 
-pub(super) struct Header {
+pub(super) struct Header<'r> {
     algorithm: Algorithm,
-    kid: String,
+    kid: Cow<'r, str>,
 }
+
+/// Where a header is decoded to.
+pub(super) struct Room([u8; ROOM]);
 
 /// The claims that are looked at, as they stand there.
 #[derive(Default)]
@@ -154,7 +159,7 @@ impl<'a> Parts<'a> {
     pub(super) fn authenticate(
         &self,
         profile: Profile,
-        header: &Header,
+        header: &Header<'_>,
         claims: &Registered<'_>,
         bundles: impl Fn(&TrustDomain) -> Option<Arc<Bundle>>,
     ) -> Result<SpiffeId, JwtError> {
@@ -168,10 +173,7 @@ impl<'a> Parts<'a> {
         };
         let authority = authorities.iter().find(|authority| *authority.kid == *header.kid);
         let authority = authority.ok_or_else(|| JwtError::UnknownKey(domain.clone()))?;
-        let mut room = [0; MAX_SIGNATURE_BYTES / 4 * 3 + 3];
-        if self.signature.len() > MAX_SIGNATURE_BYTES {
-            return Err(JwtError::Signature);
-        }
+        let mut room = [0; ROOM];
         let signature = decode(self.signature, &mut room)?;
         match authority.key.verifies(header.algorithm, self.signed.as_bytes(), signature) {
             Some(true) => Ok(subject),
@@ -181,7 +183,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Without padding, white space or bits set behind the last byte. `room` is large enough.
+/// Without padding, white space or bits set behind the last byte, and if there is room.
 fn decode<'r>(text: &str, room: &'r mut [u8]) -> Result<&'r [u8], JwtError> {
     let length = URL_SAFE_NO_PAD.decode_slice(text, room).map_err(|_| JwtError::Form)?;
     Ok(&room[..length])
@@ -193,14 +195,19 @@ fn missing(name: &'static str, found: Option<&Member<'_>>) -> JwtError {
 
 // === impl Header ===
 
-impl Header {
+impl Room {
+    pub(super) fn new() -> Self {
+        Self([0; ROOM])
+    }
+}
+
+impl<'r> Header<'r> {
     /// J-2 to J-5, T-1.
-    pub(super) fn read(parts: &Parts<'_>, profile: Profile) -> Result<Self, JwtError> {
+    pub(super) fn read(parts: &Parts<'_>, profile: Profile, room: &'r mut Room) -> Result<Self, JwtError> {
         if parts.header.len() > MAX_HEADER_BYTES {
             return Err(JwtError::Header("longer than 1 KiB".into()));
         }
-        let mut room = [0; MAX_HEADER_BYTES];
-        let bytes = decode(parts.header, &mut room)?;
+        let bytes = decode(parts.header, &mut room.0)?;
         let (mut alg, mut kid, mut typ, mut critical, mut other) = (None, None, None, false, None);
         let take = |name: &str, value| match name {
             "alg" => alg = Some(value),
@@ -218,9 +225,7 @@ impl Header {
         };
         profile.allows(typ.as_ref(), critical, other)?;
         match kid {
-            Some(Member::Text(kid)) if !kid.is_empty() && kid.len() <= MAX_KID_BYTES => {
-                Ok(Self { algorithm, kid: kid.into_owned() })
-            }
+            Some(Member::Text(kid)) if !kid.is_empty() && kid.len() <= MAX_KID_BYTES => Ok(Self { algorithm, kid }),
             _ => Err(JwtError::Kid),
         }
     }
@@ -375,6 +380,11 @@ pub(super) fn date(at: SystemTime) -> Result<u64, EncodeError> {
 // === impl Token ===
 
 impl Token {
+    /// Takes charge of a token that was received.
+    pub fn received(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -13,7 +13,7 @@ use symbolon_proto::ids::{SpiffeId, TrustDomain};
 pub use super::jws::{EncodeError, JwtError, LEEWAY, MAX_AUDIENCES, MAX_TOKEN_BYTES, Token, Unsigned};
 
 use super::bundle::Bundle;
-use super::jws::{self, Header, Parts, Profile, Registered};
+use super::jws::{self, Header, Parts, Profile, Registered, Room};
 use super::token_key::Algorithm;
 
 /// What is to be said of a workload; both dates in whole seconds.
@@ -46,7 +46,8 @@ pub fn verify(
     now: SystemTime,
 ) -> Result<JwtClaims, JwtError> {
     let parts = Parts::of(token)?;
-    let header = Header::read(&parts, Profile::Jwt)?;
+    let mut room = Room::new();
+    let header = Header::read(&parts, Profile::Jwt, &mut room)?;
     let payload = parts.payload()?;
     let claims = Registered::read(&payload)?;
     let sub = parts.authenticate(Profile::Jwt, &header, &claims, bundles)?;

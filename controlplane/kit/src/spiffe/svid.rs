@@ -114,6 +114,27 @@ pub fn serial(certificate: &CertificateDer<'_>) -> Result<String, SvidError> {
     Ok(hex(parse(certificate)?.raw_serial()))
 }
 
+/// The subject key identifier, in lower-case hex.
+pub fn key_id(certificate: &CertificateDer<'_>) -> Option<String> {
+    find_extension(certificate, |extension| match extension {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(hex(id.0)),
+        _ => None,
+    })
+}
+
+/// The key identifier of whoever signed it, in lower-case hex.
+pub fn issuer_key_id(certificate: &CertificateDer<'_>) -> Option<String> {
+    find_extension(certificate, |extension| match extension {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| hex(id.0)),
+        _ => None,
+    })
+}
+
+fn find_extension<T>(der: &CertificateDer<'_>, find: impl Fn(&ParsedExtension<'_>) -> Option<T>) -> Option<T> {
+    let certificate = parse(der).ok()?;
+    certificate.extensions().iter().find_map(|extension| find(extension.parsed_extension()))
+}
+
 /// The SPIFFE ID of a leaf that keeps the X509-SVID profile (X-1 to X-13: one URI SAN, CA:FALSE, key usage present and critical
 /// with digitalSignature and neither keyCertSign nor cRLSign, both EKUs if any).
 ///

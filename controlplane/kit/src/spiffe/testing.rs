@@ -63,10 +63,15 @@ impl Ca {
 
     /// An intermediate, and its certificate.
     pub fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        self.intermediate_for(&KeyPair::generate().unwrap(), change)
+    }
+
+    /// The same with this key.
+    pub fn intermediate_for(&self, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority(self.trust_domain.as_str(), self.now);
         params.distinguished_name.push(DnType::CommonName, "intermediate");
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
+        let key = KeyPair::try_from(key.serialized_der()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().into();
         let issuer = Issuer::new(params, key);
         Self { trust_domain: self.trust_domain.clone(), now: self.now, issuer, certificate }

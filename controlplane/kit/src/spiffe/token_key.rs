@@ -340,17 +340,5 @@ impl fmt::Display for Algorithm {
     }
 }
 
-impl KeyError {
-    /// A stable word for metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Secret => "secret_key",
-            Self::Kind => "key_kind",
-            Self::Weak => "weak_key",
-            Self::Malformed => "malformed_key",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

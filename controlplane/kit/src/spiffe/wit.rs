@@ -11,7 +11,7 @@ use symbolon_proto::ids::{SpiffeId, TrustDomain};
 pub use super::jws::{EncodeError, JwtError, Token, Unsigned};
 
 use super::bundle::Bundle;
-use super::jws::{self, Header, Parts, Profile, Registered};
+use super::jws::{self, Header, Parts, Profile, Registered, Room};
 use super::token_key::{Algorithm, PublicJwk, TokenKey};
 
 /// What is to be said of a workload that holds `key`; dates in whole seconds.
@@ -54,7 +54,8 @@ pub fn verify(
     now: SystemTime,
 ) -> Result<Bound, JwtError> {
     let parts = Parts::of(token)?;
-    let header = Header::read(&parts, Profile::Wit)?;
+    let mut room = Room::new();
+    let header = Header::read(&parts, Profile::Wit, &mut room)?;
     let payload = parts.payload()?;
     let claims = Registered::read(&payload)?;
     let sub = parts.authenticate(Profile::Wit, &header, &claims, bundles)?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use symbolon_proto::admin as wire;
 use symbolon_proto::selector::{Selector, Selectors};
+use symbolon_proto::{ITEM, admin as wire};
 use tonic::{Request, Response, Status};
 use tracing::info;
 
@@ -112,6 +112,11 @@ fn unanswered(why: Unanswered) -> Status {
 fn refused(why: entries::Refused) -> Status {
     let text = why.to_string();
     match why {
+        entries::Refused::Item { index, why, .. } => {
+            let mut status = Status::new(refused(*why).code(), text);
+            status.metadata_mut().insert(ITEM, index.into());
+            status
+        }
         why if why.is_ours() => unavailable(text),
         entries::Refused::Exists(_) => Status::already_exists(text),
         entries::Refused::Unknown(_) => Status::not_found(text),

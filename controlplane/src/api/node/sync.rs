@@ -1,7 +1,7 @@
 //! The node's standing conversation. Up: what runs on the node. Down: its entries, all of them first and then what changes, and the
 //! trust bundles, each message all of them; pushed at once and at every change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use super::conversations::Question;
 use super::{OUTBOX, Parts, Refused, malformed};
+use crate::identity::authority::Taints;
 use crate::identity::entries::{self, Delta, Entry, Feed};
 use crate::identity::{Identity, bundles};
 use crate::model::{NodeName, Relationships};
@@ -44,12 +45,18 @@ pub(super) fn start(
         node,
         outbox,
         relationships: Arc::default(),
-        bundles: None,
         workloads: None,
         asked: BTreeMap::new(),
         next_question: 1,
     };
-    parts.tasks.spawn("node sync", OnExit::Log, conversation.run(reports, questions, replaced));
+    let bulletin = bulletin(parts.identity.clone(), conversation.outbox.clone());
+    let talk = conversation.run(reports, questions, replaced);
+    parts.tasks.spawn("node sync", OnExit::Log, async {
+        tokio::select! {
+            () = talk => {}
+            Over = bulletin => {}
+        }
+    });
     ReceiverStream::new(updates)
 }
 
@@ -60,8 +67,6 @@ struct Conversation {
     outbox: mpsc::Sender<Result<wire::NodeUpdate, Status>>,
     /// By which the federation of the entries that were sent was resolved.
     relationships: Arc<Relationships>,
-    /// What was sent last, to send only what differs.
-    bundles: Option<wire::Bundles>,
     /// The node's last report and whether part of it was refused: an entry that comes may let it stand, one that goes no longer.
     workloads: Option<(wire::Workloads, bool)>,
     /// Who waits for what the node says of a process.
@@ -82,17 +87,11 @@ impl Conversation {
         info!(node = %self.node, "node connected");
         let mut feed = self.parts.identity.entries.feed(&self.node);
         let mut relationships = self.parts.relationships.clone();
-        let mut bundles = self.parts.identity.bundles.watch();
         let drain = self.parts.drain.clone();
         self.relationships = relationships.borrow_and_update().clone();
-        bundles.mark_changed();
         let mut outcome = self.push_all(&mut feed).await;
         while outcome.is_ok() {
             outcome = tokio::select! {
-                changed = bundles.changed() => match changed {
-                    Ok(()) => { let table = bundles.borrow_and_update().clone(); self.push_bundles(&table).await }
-                    Err(_) => Err(Over),
-                },
                 delta = feed.next() => self.push(delta).await,
                 changed = relationships.changed() => match changed {
                     Ok(()) => { let now = relationships.borrow_and_update().clone(); self.refederate(&feed, now).await }
@@ -192,18 +191,8 @@ impl Conversation {
         self.send(Update::Explain(wire::Explain { id, pid: question.pid })).await
     }
 
-    async fn push_bundles(&mut self, table: &bundles::Table) -> Result<(), Over> {
-        let bundles = all_bundles(&self.parts.identity, table);
-        if self.bundles.as_ref() == Some(&bundles) {
-            return Ok(());
-        }
-        self.bundles = Some(bundles.clone());
-        self.send(Update::Bundles(bundles)).await
-    }
-
     async fn send(&mut self, update: Update) -> Result<(), Over> {
-        let update = wire::NodeUpdate { update: Some(update) };
-        self.outbox.send_timeout(Ok(update), PATIENCE).await.map_err(|_| Over)
+        send(&self.outbox, update).await
     }
 
     fn end(&self, why: &Refused) -> Result<(), Over> {
@@ -212,6 +201,37 @@ impl Conversation {
         let _ = self.outbox.try_send(Err(why.status())); // a node that is gone or does not read needs no reason
         Err(Over)
     }
+}
+
+/// Tells the bundles, now and at each change, beside the conversation: whatever that waits for, a slow disk say, trust that ends does
+/// not wait with it.
+async fn bulletin(identity: Identity, outbox: mpsc::Sender<Result<wire::NodeUpdate, Status>>) -> Over {
+    let mut table = identity.bundles.watch();
+    let mut taints = identity.authorities.taints();
+    let mut last = None;
+    loop {
+        // The taints first: what replaces the tainted is then in the table that is read after them.
+        let tainted = taints.borrow_and_update().clone();
+        let bundles = all_bundles(&identity, &tainted, &table.borrow_and_update().clone());
+        if last.as_ref() != Some(&bundles) {
+            last = Some(bundles.clone());
+            if send(&outbox, Update::Bundles(bundles)).await.is_err() {
+                return Over;
+            }
+        }
+        let changed = tokio::select! {
+            changed = table.changed() => changed,
+            changed = taints.changed() => changed,
+        };
+        if changed.is_err() {
+            return Over;
+        }
+    }
+}
+
+async fn send(outbox: &mpsc::Sender<Result<wire::NodeUpdate, Status>>, update: Update) -> Result<(), Over> {
+    let update = wire::NodeUpdate { update: Some(update) };
+    outbox.send_timeout(Ok(update), PATIENCE).await.map_err(|_| Over)
 }
 
 fn federated(entry: &Entry, relationships: &Relationships) -> Vec<String> {
@@ -235,8 +255,11 @@ fn on_wire(entry: &Entry, relationships: &Relationships) -> wire::Entry {
     }
 }
 
-fn all_bundles(identity: &Identity, table: &bundles::Table) -> wire::Bundles {
+fn all_bundles(identity: &Identity, taints: &Taints, table: &bundles::Table) -> wire::Bundles {
+    let ids = |ids: &BTreeSet<Arc<str>>| ids.iter().map(ToString::to_string).collect();
     wire::Bundles {
+        tainted_x509: ids(&taints.x509),
+        tainted_jwt: ids(&taints.jwt),
         trust_domain: identity.trust_domain.to_string(),
         bundles: table.iter().map(|(domain, bundle)| (domain.to_string(), bundle.to_jwks().into())).collect(),
         ..wire::Bundles::default()

@@ -14,10 +14,13 @@ use crate::identity::X509PopConfig;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
+mod trust;
+
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
-/// What consumers of a bundle take as its refresh hint; others are cut to it, and peers would see two contents of one sequence.
-const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(24);
+/// What all consumers of a bundle make use of: SPIRE asks no more often than for a minute's hint, and none should learn of a key later
+/// than by the default of SPIFFE_Trust_Domain_and_Bundle.md §6.1.
+const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(300);
 /// An authority hands over when a sixth of its life remains: an SVID longer than that would be cut short.
 const SVIDS_PER_AUTHORITY: u32 = 6;
 
@@ -43,6 +46,8 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     for address in &file.federation.advertise {
         checker.host_port("federation.advertise", address);
     }
+    let bundle_endpoint = checker.bundle_endpoint(file, trust_domain.as_ref());
+    let relationships = checker.relationships(file, trust_domain.as_ref());
     match (trust_domain, listen, checker.findings.is_empty()) {
         (Some(trust_domain), Some(listen), true) => Ok(Config {
             trust_domain,
@@ -57,6 +62,12 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             timing,
             advertise: file.federation.advertise.clone(),
             report_every: file.load_report_interval,
+            bundle_endpoint,
+            bootstrap: trust::bootstrap(file),
+            relationships,
+            roots_file: file.federation.roots_file.clone(),
+            polling: Default::default(),
+            fetching: Default::default(),
         }),
         _ => Err(checker.findings),
     }
@@ -118,7 +129,7 @@ impl Checker {
         }
         let hint = file.refresh_hint;
         if !HINTS.contains(&hint) || hint.subsec_nanos() != 0 || hint > file.ca_ttl / 2 {
-            let message = "must be whole seconds from 30s to 24h, and at most half of identity.caTtl";
+            let message = "must be whole seconds from 1m to 5m, and at most half of identity.caTtl";
             self.find(Code::Lifetime, "identity.refreshHint", "", message);
         }
         if file.node_ttl < SHORTEST_SVID {

@@ -1,6 +1,7 @@
 //! The configuration file as the operator writes it. Unknown fields are refused; the values are parsed in [`super::check`], once,
 //! into types that cannot be wrong.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,12 @@ pub struct File {
     pub peers: Vec<PeerFile>,
     #[serde(default)]
     pub federation: FederationFile,
+    /// Our own bundle endpoint; none is served without it.
+    #[serde(default)]
+    pub bundle_endpoint: Option<EndpointFile>,
+    /// Trust domains beside the peers; see `docs/federation.md`.
+    #[serde(default)]
+    pub relationships: Vec<RelationshipFile>,
     /// How often nodes forward the load reports of their proxies.
     #[serde(default = "default_report_interval", with = "duration")]
     pub load_report_interval: Duration,
@@ -156,6 +163,9 @@ pub struct PeerFile {
     pub address: Option<String>,
     #[serde(default)]
     pub grants: GrantsFile,
+    /// By which registration entries pick it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a peer may assert to us.
@@ -184,12 +194,56 @@ pub struct FederationFile {
     pub expired_after: Duration,
     /// What the token tells the peer to dial; the bound federation address if empty.
     pub advertise: Vec<String>,
+    /// PEM: the authorities by which `https_web` bundle endpoints are verified; the machine's own if left out.
+    pub roots_file: Option<PathBuf>,
+}
+
+/// Our own bundle endpoint.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EndpointFile {
+    #[serde(default = "default_endpoint")]
+    pub listen: String,
+    /// `https_spiffe` or `https_web`.
+    pub profile: String,
+    /// `https_spiffe`: the ID that it proves; the control plane's own if left out.
+    #[serde(default)]
+    pub spiffe_id: Option<String>,
+    /// `https_web`: PEM, leaf first; looked at again and again.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// `https_web`: PEM, mode 0600.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+}
+
+/// A trust domain whose SVIDs we verify.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RelationshipFile {
+    pub trust_domain: String,
+    /// `https_spiffe`, `https_web` or `manual`.
+    pub profile: String,
+    #[serde(default)]
+    pub url: String,
+    /// `https_spiffe`: the ID that its endpoint proves.
+    #[serde(default)]
+    pub endpoint_spiffe_id: String,
+    /// Its first bundle, SPIFFE JWKS; read while none is held.
+    #[serde(default)]
+    pub bootstrap_bundle: Option<PathBuf>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 // === defaults ===
 
 fn default_data_dir() -> PathBuf {
     "/var/lib/symbolon".into()
+}
+
+fn default_endpoint() -> String {
+    "0.0.0.0:8444".into()
 }
 
 fn default_report_interval() -> Duration {
@@ -253,6 +307,7 @@ impl Default for FederationFile {
             stale_after: timing.stale_after,
             expired_after: timing.expired_after,
             advertise: Vec::new(),
+            roots_file: None,
         }
     }
 }

@@ -5,7 +5,7 @@ fn with(from: &str, to: &str) -> String {
     let good = r#"trustDomain: a.example
 dataDir: data
 listen: {node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: admin/admin.sock}
-identity: {caTtl: 24h, svidTtl: 60s, refreshHint: 30s}
+identity: {caTtl: 24h, svidTtl: 60s, refreshHint: 60s}
 services:
 - name: payments.shop
 - name: ledger.shop
@@ -76,11 +76,12 @@ fn each_problem_has_its_code_field_and_line() {
         ("[127.2.0.0/16]", "[127.2.0.1/16]", "f:24: SYM0009: peers[0].grants.addresses: "),
         ("\"*.shop\"", "\"*\"", "f:23: SYM0009: peers[0].grants.names: "),
         ("spiffe://b.example/ns", "spiffe://c.example/ns", "f:22: SYM0009: peers[0].grants.identities: "),
-        ("refreshHint: 30s", "refreshHint: 10s", "f: SYM0004: identity.refreshHint: "),
-        ("refreshHint: 30s", "refreshHint: 30s, nodeTtl: 5s", "f: SYM0004: identity.nodeTtl: "),
+        ("refreshHint: 60s", "refreshHint: 59s", "f: SYM0004: identity.refreshHint: "),
+        ("refreshHint: 60s", "refreshHint: 301s", "f: SYM0004: identity.refreshHint: "),
+        ("refreshHint: 60s", "refreshHint: 60s, nodeTtl: 5s", "f: SYM0004: identity.nodeTtl: "),
         (
-            "refreshHint: 30s",
-            "refreshHint: 30s, x509pop: {caBundle: c, name: n1}",
+            "refreshHint: 60s",
+            "refreshHint: 60s, x509pop: {caBundle: c, name: n1}",
             "f: SYM0005: identity.x509pop.name: ",
         ),
         ("suspectAfter: 3s", "suspectAfter: 30s", "f: SYM0010: federation: "),
@@ -122,4 +123,45 @@ fn bad_130_an_unknown_field_is_a_finding_with_its_line() {
 #[test]
 fn what_cannot_be_read_is_no_finding() {
     assert!(matches!(load(Path::new("/does/not/exist"), []), Err(Refused::Unreadable(_))));
+}
+
+#[test]
+fn bad_137_relationships_and_the_endpoint_are_checked_before_anything_is_bound() {
+    let file = |lines: &str| findings(&with("loadReportInterval: 1s", &format!("loadReportInterval: 1s\n{lines}")));
+    let good = "https_web, url: \"https://c.example/\"";
+    let one = |rest: &str| file(&format!("relationships: [{{trustDomain: c.example, profile: {rest}}}]"));
+    let loads = |lines: &str| load_text(&with("loadReportInterval: 1s", &format!("loadReportInterval: 1s\n{lines}")));
+    let config = loads(&format!("relationships: [{{trustDomain: c.example, profile: {good}}}]")).unwrap();
+    let profiles: Vec<_> = config.relationships.iter().map(|one| one.profile.label()).collect();
+    assert_eq!(profiles, ["https_web", "link"], "the peer has one, too");
+    for (lines, code) in [
+        ("https_web, url: \"http://c.example/\"", "SYM0012"),
+        ("https_web, url: \"https://user:word@c.example/\"", "SYM0012"),
+        ("https_web", "SYM0012"),
+        ("link", "SYM0012"),
+        ("carrier_pigeon", "SYM0012"),
+        ("https_spiffe, url: \"https://c.example/\", endpointSpiffeId: \"spiffe://c.example/x\"", "SYM0012"),
+        ("https_spiffe, url: \"https://c.example/\", endpointSpiffeId: \"spiffe://d.example/x\"", "SYM0012"),
+    ] {
+        let found = one(lines);
+        assert!(found.iter().any(|finding| finding.contains(code)), "{lines}: {found:?}");
+    }
+    let twice = format!("{{trustDomain: c.example, profile: {good}}}");
+    assert!(file(&format!("relationships: [{twice}, {twice}]"))[0].contains("SYM0006"));
+    for (endpoint, code) in [
+        ("listen: nowhere, profile: https_spiffe", "SYM0003"),
+        ("profile: https_web", "SYM0013"),
+        ("profile: https_web, certificate: a, key: b, spiffeId: \"spiffe://a.example/x\"", "SYM0013"),
+        ("profile: https_spiffe, certificate: a, key: b", "SYM0013"),
+        ("profile: https_spiffe, spiffeId: \"spiffe://b.example/x\"", "SYM0013"),
+        ("profile: https_spiffe, spiffeId: \"spiffe://a.example/symbolon/node/x\"", "SYM0013"),
+        ("profile: http", "SYM0013"),
+    ] {
+        let found = file(&format!("bundleEndpoint: {{{endpoint}}}"));
+        assert!(found.iter().any(|finding| finding.contains(code)), "{endpoint}: {found:?}");
+    }
+    assert!(loads("bundleEndpoint: {profile: https_spiffe, spiffeId: \"spiffe://a.example/spire/server\"}").is_ok());
+    // A peer with an endpoint beside its link: one relationship, and both feed it.
+    let both = loads("relationships: [{trustDomain: b.example, profile: https_web, url: \"https://b.example/\"}]");
+    assert_eq!(both.unwrap().relationships.len(), 1);
 }

@@ -106,15 +106,17 @@ async fn the_own_svid_is_renewed_at_half_life() {
     let config = identity::Config {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: folder.path().join("keys"),
+        audit_dir: folder.path().join("audit"),
         ca_ttl: Duration::from_hours(24),
         svid_ttl: Duration::from_hours(1),
         node_ttl: Duration::from_hours(24),
         x509pop: None,
         fence: folder.path().join("tokens.fence"),
         refresh_hint: Duration::from_secs(10),
+        authority: identity::authority::Settings::default(),
     };
     let store = crate::store::redb::open(&folder.path().join("store.redb")).unwrap();
-    let identity = Identity::start(config, store, clock.clone(), &tasks, drain.clone()).await.unwrap();
+    let identity = Identity::start(config, store, clock.clone(), &Metrics::new(), &tasks, drain.clone()).await.unwrap();
     let tls = symbolon_kit::tls::Identity::new(clock.clone());
     let id = "spiffe://a.example/symbolon/controlplane/0".parse().unwrap();
     let own = OwnSvid::start(identity, id, tls, clock.clone(), 7, &metrics).unwrap();

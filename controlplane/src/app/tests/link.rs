@@ -6,30 +6,30 @@ use symbolon_proto::node::Workload;
 use super::Rig;
 use super::rig::{register, until, workload};
 
-async fn two() -> (Rig, Rig) {
+pub(super) async fn two() -> (Rig, Rig) {
     let folder = || Arc::new(tempfile::tempdir().unwrap());
     (Rig::start_as(folder(), "a", "b").await.unwrap(), Rig::start_as(folder(), "b", "a").await.unwrap())
 }
 
-async fn peer(rig: &Rig) -> wire::Peer {
+pub(super) async fn peer(rig: &Rig) -> wire::Peer {
     rig.admin().list_peers(wire::ListPeersRequest {}).await.unwrap().into_inner().peers.remove(0)
 }
 
-async fn establish(a: &Rig, b: &Rig) {
+pub(super) async fn establish(a: &Rig, b: &Rig) {
     let invite = wire::InvitePeerRequest { peer: "b".into(), ttl_seconds: 60 };
     let token = a.admin().invite_peer(invite).await.unwrap().into_inner().token;
     b.admin().accept_peer(wire::AcceptPeerRequest { peer: "a".into(), token }).await.unwrap();
 }
 
-async fn live(rig: &Rig) {
+pub(super) async fn live(rig: &Rig) {
     until("the link is LIVE", async || (peer(rig).await.state == "LIVE").then_some(())).await;
 }
 
-fn of_b(name: &str, port: u16) -> Workload {
+pub(super) fn of_b(name: &str, port: u16) -> Workload {
     Workload { identity: "spiffe://b.example/ns/shop/sa/payments".into(), ..workload(name, port) }
 }
 
-async fn imported(rig: &Rig) -> Vec<String> {
+pub(super) async fn imported(rig: &Rig) -> Vec<String> {
     let listed = rig.admin().list_services(wire::ListServicesRequest::default()).await.unwrap().into_inner();
     let theirs = listed.services.into_iter().filter(|service| service.peer == "b");
     theirs.flat_map(|service| service.endpoints).map(|endpoint| endpoint.address).collect()
@@ -90,5 +90,5 @@ async fn with_the_wrong_bundle_nothing_federates() {
     a.admin().set_bundle(set.clone()).await.unwrap();
     until("the link is no longer LIVE", async || (peer(&a).await.state != "LIVE").then_some(())).await;
     let foreign = wire::SetBundleRequest { trust_domain: "c.example".into(), ..set };
-    assert!(a.admin().set_bundle(foreign).await.unwrap_err().message().contains("no peer"));
+    assert!(a.admin().set_bundle(foreign).await.unwrap_err().message().contains("no relationship"));
 }

@@ -16,25 +16,25 @@ fn csr(entry: &str) -> wire::Csr {
 }
 
 /// A standing conversation.
-struct Talk {
-    up: mpsc::Sender<wire::NodeReport>,
+pub(super) struct Talk {
+    pub(super) up: mpsc::Sender<wire::NodeReport>,
     down: Streaming<wire::NodeUpdate>,
 }
 
 impl Talk {
-    async fn open(node: &mut Node) -> Self {
+    pub(super) async fn open(node: &mut Node) -> Self {
         let (up, reports) = mpsc::channel(4);
         let down = node.client.sync(ReceiverStream::new(reports)).await.unwrap().into_inner();
         Self { up, down }
     }
 
-    async fn report(&self, revision: u64, workloads: Vec<wire::Workload>) {
+    pub(super) async fn report(&self, revision: u64, workloads: Vec<wire::Workload>) {
         let report = Report::Workloads(wire::Workloads { revision, workloads });
         self.up.send(wire::NodeReport { report: Some(report) }).await.unwrap();
     }
 
     /// The next update that `pick` wants; others are passed over.
-    async fn next<T>(&mut self, pick: impl Fn(Update) -> Option<T>) -> T {
+    pub(super) async fn next<T>(&mut self, pick: impl Fn(Update) -> Option<T>) -> T {
         loop {
             let update = self.down.message().await.unwrap().expect("the stream goes on");
             if let Some(picked) = update.update.and_then(&pick) {
@@ -43,12 +43,17 @@ impl Talk {
         }
     }
 
-    async fn ack(&mut self) -> wire::WorkloadsAck {
+    pub(super) async fn ack(&mut self) -> wire::WorkloadsAck {
         self.next(|update| if let Update::WorkloadsAck(ack) = update { Some(ack) } else { None }).await
     }
 
     async fn entries(&mut self) -> Vec<wire::Entry> {
-        self.next(|update| if let Update::Entries(entries) = update { Some(entries.entries) } else { None }).await
+        self.said().await.entries
+    }
+
+    /// The next word on entries.
+    pub(super) async fn said(&mut self) -> wire::Entries {
+        self.next(|update| if let Update::Entries(entries) = update { Some(entries) } else { None }).await
     }
 
     async fn bundles(&mut self) -> wire::Bundles {

@@ -19,7 +19,7 @@ use symbolon_proto::node::node_client::NodeClient;
 use tonic::transport::Channel;
 
 use crate::app::config::load;
-use crate::app::{Running, Seams, build};
+use crate::app::{Config, Running, Seams, build};
 
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,22 @@ impl Rig {
 
     /// Trust domain `<own>.example`, which exports to and federates with the peer `<other>`.
     pub(super) async fn start_as(folder: Arc<tempfile::TempDir>, own: &str, other: &str) -> anyhow::Result<Self> {
-        let config = load(&file(folder.path(), own, other), [])?;
+        Self::start_with(folder, own, other, "", |_| {}).await
+    }
+
+    /// With these lines at the end of its file, and what no file may say.
+    pub(super) async fn start_with(
+        folder: Arc<tempfile::TempDir>,
+        own: &str,
+        other: &str,
+        lines: &str,
+        tweak: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Self> {
+        let path = file(folder.path(), own, other);
+        let text = std::fs::read_to_string(&path).unwrap() + lines;
+        std::fs::write(&path, text).unwrap();
+        let mut config = load(&path, [])?;
+        tweak(&mut config);
         let running = build(config, Seams::seeded(7)).await?.spawn();
         Ok(Self { own: own.to_owned(), folder, running })
     }
@@ -176,7 +191,7 @@ fn file(folder: &Path, own: &str, other: &str) -> std::path::PathBuf {
 trustDomain: {own}.example
 dataDir: "{at}/data"
 listen: {{node: "127.0.0.1:0", federation: "127.0.0.1:0", http: "127.0.0.1:0", admin: "{at}/admin/admin.sock"}}
-identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 30s}}
+identity: {{caTtl: 24h, svidTtl: 1h, refreshHint: 60s}}
 services: [{{name: payments.shop, exportTo: [{other}]}}]
 federatedServices: [{{name: payments.shop, peers: [{other}]}}]
 peers:

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::super::*;
-use super::harness::{Ca, Side, name, side, side_at, until};
+use super::harness::{Ca, Side, name, side, side_again, side_at, until};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -66,8 +66,7 @@ async fn a_token_makes_two_meshes_allies() {
     assert_eq!(a.imported("pay.shop"), before);
     let address = b.handle.0.context.config.advertise[0].clone();
     let listener = TcpListener::bind(&address).await.expect("the same port");
-    let reborn = side_at("b", "a", &b_ca, b.store.clone(), vec![address]).await;
-    reborn.book.set(a_ca.bundle(5));
+    let reborn = side_again("b", "a", &b_ca, b.store.clone(), vec![address], &[a_ca.bundle(5)]).await;
     reborn.serves("pay.shop", [1, 2, 3, 4]);
     let _serving = serve(&reborn, listener);
     a.imports("pay.shop", 4).await;

@@ -218,12 +218,25 @@ pub(super) async fn side(own: &str, peer: &str, ca: &Ca, store: Arc<Memory>) -> 
 }
 
 pub(super) async fn side_at(own: &str, peer: &str, ca: &Ca, store: Arc<Memory>, advertise: Vec<String>) -> Side {
+    side_again(own, peer, ca, store, advertise, &[]).await
+}
+
+/// As after a restart: it holds these bundles already.
+pub(super) async fn side_again(
+    own: &str,
+    peer: &str,
+    ca: &Ca,
+    store: Arc<Memory>,
+    advertise: Vec<String>,
+    held: &[Bundle],
+) -> Side {
     let clock = Clock::manual(noon());
     let identity = tls::Identity::new(clock.clone());
     identity.set_svid(&ca.svid("/symbolon/controlplane/0"));
     let book =
         Arc::new(Book { own: ca.trust_domain.clone(), table: watch::Sender::default(), identity: identity.clone() });
     book.set(ca.bundle(5));
+    held.iter().for_each(|bundle| book.set(bundle.clone()));
     let (synced, is_synced) = watch::channel(true);
     let config = Config {
         trust_domain: ca.trust_domain.clone(),

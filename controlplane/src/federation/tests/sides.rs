@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::super::*;
-use super::harness::{Ca, Memory, Side, name, side, until, wire};
+use super::harness::{Ca, Memory, Side, name, side, side_again, until, wire};
 use crate::model::{Health, ProxyAck, ResourceType, Workload};
 
 /// a imports from b.
@@ -141,7 +141,8 @@ async fn a_restart_while_the_peer_is_down_keeps_the_imports() {
     drop(link);
     a.drain.start();
     let store: Arc<Memory> = a.store.clone();
-    let again = side("a", "b", &Ca::new("a.example"), store).await;
+    let held = a.book.of(&"b.example".parse().expect("a name")).expect("it is held");
+    let again = side_again("a", "b", &Ca::new("a.example"), store, Vec::new(), &[(*held).clone()]).await;
     assert_eq!(again.status().state, PeerState::Connecting);
     assert_eq!(again.imported("pay.shop"), a.imported("pay.shop"));
     assert_eq!(again.status().imported_endpoints, 2);
@@ -212,4 +213,42 @@ async fn what_cannot_be_stored_is_not_acknowledged() {
     a.imports("pay.shop", 2).await;
     until("programmed", || b.status().programmed_seq == b.status().head_seq).await;
     assert_eq!(a.handle.peer(&name("b")).map(|status| status.imported_endpoints), Some(2));
+}
+
+/// F-18: what the peer said goes with the trust in it, from the mesh, the store and the next start.
+#[tokio::test(start_paused = true)]
+async fn f_18_ending_trust_withdraws_what_the_peer_said() {
+    let (a, b) = pair().await;
+    b.serves("pay.shop", [1, 2]);
+    let _link = wire(&b, &a);
+    a.imports("pay.shop", 2).await;
+    until("stored", || a.store.commits.load(Ordering::Relaxed) >= 2).await;
+    let began = a.context().now();
+    a.handle.end(&"b.example".parse().expect("a name")).await;
+    a.is(PeerState::Pending).await;
+    until("withdrawn", || a.imported("pay.shop").is_none()).await;
+    assert!(a.context().now() - began < Duration::from_secs(1));
+    assert_eq!((a.status().imported_services, a.status().role), (0, None));
+    // A frame that was on its way changes nothing, nor does a stream that was let in just before.
+    b.serves("pay.shop", [1, 2, 3]);
+    let _late = wire(&b, &a);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(a.imported("pay.shop"), None);
+    let held = a.book.of(&"b.example".parse().expect("a name")).expect("this book knows no end");
+    let again = side_again("a", "b", &Ca::new("a.example"), a.store.clone(), Vec::new(), &[(*held).clone()]).await;
+    assert_eq!((again.status().state, again.imported("pay.shop")), (PeerState::Pending, None));
+}
+
+/// An established peer whose bundle is gone cannot be verified: its imports do not come back.
+#[tokio::test(start_paused = true)]
+async fn a_peer_without_a_bundle_is_no_ally_at_the_next_start() {
+    let (a, b) = pair().await;
+    b.serves("pay.shop", [1, 2]);
+    let _link = wire(&b, &a);
+    a.imports("pay.shop", 2).await;
+    until("stored", || a.store.commits.load(Ordering::Relaxed) >= 2).await;
+    a.drain.start();
+    let again = side("a", "b", &Ca::new("a.example"), a.store.clone()).await;
+    assert_eq!((again.status().state, again.status().role), (PeerState::Pending, None));
+    assert_eq!(again.imported("pay.shop"), None);
 }

@@ -55,11 +55,7 @@ impl KeyManager for Disk {
     }
 
     fn load(&self, name: &str) -> Result<Arc<dyn SigningKey>, KeyError> {
-        let path = self.path(name);
-        match read(&path) {
-            Err(KeyError::Missing { place, .. }) => Err(KeyError::Missing { name: name.to_owned(), place }),
-            read => Ok(Arc::new(read?)),
-        }
+        Ok(Arc::new(read(&self.path(name))?))
     }
 
     fn remove(&self, name: &str) -> Result<(), KeyError> {
@@ -84,11 +80,18 @@ impl KeyManager for Disk {
 
 /// Reads a key that only its owner may read (bad input 136).
 pub(in crate::identity) fn read(path: &Path) -> Result<SoftKey, KeyError> {
+    check_private(path, MAX_BYTES)?;
+    let pem = Zeroizing::new(std::fs::read(path).map_err(|e| file_error(path, "cannot be read", &e))?);
+    SoftKey::from_pem(&pem).map_err(|e| file_error(path, "is not a private key", &e))
+}
+
+/// Whether a file is there, of a sane size, and only its owner may read it.
+pub(super) fn check_private(path: &Path, max_bytes: u64) -> Result<(), KeyError> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(why) if why.kind() == ErrorKind::NotFound => {
-            let place = format!("{} does not exist", path.display());
-            return Err(KeyError::Missing { name: String::new(), place });
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(KeyError::Missing { name, place: format!("{} does not exist", path.display()) });
         }
         Err(why) => return Err(file_error(path, "cannot be read", &why)),
     };
@@ -96,11 +99,10 @@ pub(in crate::identity) fn read(path: &Path) -> Result<SoftKey, KeyError> {
     if mode & 0o077 != 0 {
         return Err(KeyError::Mode { path: path.display().to_string(), mode });
     }
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(file_error(path, "is not a private key", &"not a file of at most 64 KiB"));
+    if !metadata.is_file() || metadata.len() > max_bytes {
+        return Err(file_error(path, "cannot be used", &format!("not a file of at most {max_bytes} bytes")));
     }
-    let pem = Zeroizing::new(std::fs::read(path).map_err(|e| file_error(path, "cannot be read", &e))?);
-    SoftKey::from_pem(&pem).map_err(|e| file_error(path, "is not a private key", &e))
+    Ok(())
 }
 
 fn file_error(path: &Path, what: &'static str, why: &dyn std::fmt::Display) -> KeyError {

@@ -16,6 +16,10 @@ impl KeyManager for Memory {
         "memory"
     }
 
+    fn is_volatile(&self) -> bool {
+        true
+    }
+
     fn generate(&self, name: &str) -> Result<Arc<dyn SigningKey>, KeyError> {
         let key: Arc<dyn SigningKey> = Arc::new(SoftKey::generate()?.0);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), key.clone());

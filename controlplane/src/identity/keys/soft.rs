@@ -22,11 +22,11 @@ enum Kind {
 }
 
 /// PKCS#8 in PEM; wiped when dropped.
-pub(super) struct Pem(pub(super) Zeroizing<String>);
+pub(in crate::identity) struct Pem(pub(super) Zeroizing<String>);
 
 impl SoftKey {
     /// A fresh P-256 key, and the text it is kept as.
-    pub(super) fn generate() -> Result<(Self, Pem), KeyError> {
+    pub(in crate::identity) fn generate() -> Result<(Self, Pem), KeyError> {
         let unusable = |_| KeyError::Unusable("it could not be generated".into());
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
         let pkcs8 = pkcs8.map_err(unusable)?;

@@ -20,7 +20,7 @@ use crate::store::{Committed, Event, Key, LeaseId, Prefix, Store, Stored, Txn};
 async fn stepped(world: &World, store: SharedStore) -> (Authority, Issuer, Bundles) {
     let bundles = Bundles::load(&world.config, store.clone(), world.clock.clone()).await.unwrap();
     let made = Authority::load_or_create(&world.config, store, world.clock.clone(), bundles.clone()).await;
-    let (authority, issuer) = made.unwrap();
+    let (authority, _, issuer) = made.unwrap();
     (authority, issuer, bundles)
 }
 
@@ -84,7 +84,9 @@ async fn a_key_that_is_gone_or_damaged_refuses_to_start() {
     std::fs::write(path, &pem[..pem.len() / 2]).unwrap();
     assert!(matches!(world.try_start().await, Err(Error::Key(KeyError::File { what: "is not a private key", .. }))));
     std::fs::remove_file(path).unwrap();
-    assert!(matches!(world.try_start().await, Err(Error::Key(KeyError::Missing { .. }))));
+    let error = world.try_start().await.unwrap_err();
+    assert!(matches!(error, Error::LostKey { error: KeyError::Missing { .. } }), "{error}");
+    assert!(error.to_string().contains("--replace-lost-keys"), "{error}");
     assert_eq!(world.keys(), [], "no new authority was made in its place");
 }
 
@@ -195,7 +197,12 @@ async fn i_6_an_expired_authority_signs_nothing() {
     authority.catch_up().await.unwrap();
     let minted = mint(&issuer, SVID_TTL).unwrap();
     assert!(Anchors::new(&bundles.all()).verify(&minted.chain, Usage::Server, world.clock.now()).is_ok());
-    assert_eq!((bundles.own().unwrap().x509.len(), world.keys().len()), (1, 1), "the expired one is gone");
+    assert_eq!((bundles.own().unwrap().x509.len(), world.keys().len()), (2, 2), "the expired one is kept for a while");
+    let expired = bundles.own().unwrap().x509[0].clone();
+    world.clock.advance(CA_TTL - Duration::from_secs(1));
+    authority.catch_up().await.unwrap();
+    assert!(!bundles.own().unwrap().x509.contains(&expired), "and then forgotten");
+    assert_eq!(world.keys().len(), 2, "its key too; there is the one that signs and the next");
 }
 
 #[tokio::test]
@@ -234,7 +241,10 @@ async fn i_8_a_new_authority_is_published_long_before_it_signs() {
 
     world.clock.advance(CA_TTL / 6 + Duration::from_secs(1));
     authority.catch_up().await.unwrap();
-    assert!(!bundles.own().unwrap().x509.contains(&first), "dropped when expired");
+    assert!(matches!(verifies(&old), Err(VerifyError::Validity)), "expired is never accepted (I6)");
+    world.clock.advance(CA_TTL);
+    authority.catch_up().await.unwrap();
+    assert!(!bundles.own().unwrap().x509.contains(&first), "forgotten a while after it expired");
     assert!(matches!(verifies(&old), Err(VerifyError::Validity | VerifyError::UnknownIssuer(_))));
 }
 

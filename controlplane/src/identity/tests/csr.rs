@@ -9,15 +9,9 @@ use super::*;
 use crate::identity::profile::Request;
 
 /// Made by OpenSSL, since rcgen makes no such keys; each signs itself correctly.
-const RSA_1024: &str = "MIIBPzCBqQIBADAAMIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCqFKN0YMk4UaFLETxZd0rz5LwWRJGwnkj6tJl8f03PdPcsDrIqXt6OfXiiiiAnYOG3JZo0FhatsrLZ5dShSEKryrH+HnSmAFHuxZ2lvkWtfD70DCIioWCAEc7UlLlShUYyPmyHdH3f0LwdvEa2zS65FlSY1u53WqHksPiS0mqhFQIDAQABoAAwDQYJKoZIhvcNAQELBQADgYEAHDWnP2O5FPY06nEVT3/vVk1Lv2CJWPqRG5KsOySUwh+/WeVY74C9IHj1iSitCCL+tyk6+BesAlx2qkkUruLBXFXw9cm18PzQSKyV8qSNaJN/I8RX6THhrLeNszfkDVaxgkIDi5IYWx0LuersT44aMv03bdZ3chuX3qtXobZSJEo=";
-const P_192: &str = "MIGZMFICAQAwADBJMBMGByqGSM49AgEGCCqGSM49AwEBAzIABCj/E0s0d1w5eOOHs03Yd4XRd6TeT34ZG15qsxP5UEBG0s2j9KKDLssUcgmdYPgrpKAAMAoGCCqGSM49BAMCAzcAMDQCGFxduwvg7YsObUQl9Kgd/QO5iHam59DF0wIYWVBqpGewmX51me0b152FlwaINFMGlups";
-const SECP256K1: &str = "MIG3MF8CAQAwADBWMBAGByqGSM49AgEGBSuBBAAKA0IABA/OcRpZb29qfEE9mAchDTWruAV6II7KPRM18xvKKGHGxOaJ08YEyygZgU6EV/qJkYqK22LArkyxkk1immf+UDygADAKBggqhkjOPQQDAgNIADBFAiEAxYnMijfcCJn0FQLGbwnUxl28FQdSceD1ZWOC20SI948CICiG6iMWj6QoHU/2L/YIhS/ooqtlUlY3tMGdZrUi07h3";
-const EXPLICIT_P256: &str = "MIIBsTCCAVYCAQAwADCCAUswggEDBgcqhkjOPQIBMIH3AgEBMCwGByqGSM49AQECIQD/////AAAAAQAAAAAAAAAAAAAAAP///////////////zBbBCD/////AAAAAQAAAAAAAAAAAAAAAP///////////////AQgWsY12Ko6k+ez671VdpiGvGUdBrDMU7D2O848PifSYEsDFQDEnTYIhucEk2pmeOETnSa3gZ9+kARBBGsX0fLhLEJH+Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfUCIQD/////AAAAAP//////////vOb6racXnoTzucrC/GMlUQIBAQNCAATpr7fxEsHmWSFT5pt623HEwt/q9+02wv0zqgKQtBc5iNGxwd6FpT9ecX5ACYHKlL9WJJJN+sJvOLcwjtqdYI5noAAwCgYIKoZIzj0EAwIDSQAwRgIhANkCUWdmTEEvRU1/XpRH1czZAbpB4YQtTAK+yZ/NjWwqAiEA5aCe1rzeB5F8AV9yG+IUgBZlgh4ByLYo9tiwoc7TQGg=";
-/// P-384, signed with SHA-256: OpenSSL's default digest.
-const P_384_SHA_256: &str = "MIH4MH8CAQAwADB2MBAGByqGSM49AgEGBSuBBAAiA2IABJLxHI0ze4qNUHitxmnOBEJmvoOMtgjqp1Hqx/yyUBHNlZNn8YiF5N8Ym+UuOQZaQLVzGlGRHmA/OGG8F/BIJ1n837wscaKpHRiJ+QhaOL3oLDKhFbM+Bzen2O3mWJJv9qAAMAoGCCqGSM49BAMCA2kAMGYCMQCnr43ljN06ThkdmOMpQm8AR3v+n04c05WiNEaiGnZdJFVL08TVuvmwBlYoZYzrFioCMQDcNVh05Oezu4xFuI2cp1LXfOIXiOhj2M17enMUJh8zrSa6B+555aJVQMq2ukWQLEA=";
-
-fn decoded(text: &str) -> Vec<u8> {
-    STANDARD.decode(text).unwrap()
+fn made_by_openssl(name: &str) -> Vec<u8> {
+    let all: serde_json::Value = serde_json::from_str(include_str!("../../../../tests/data/csrs.json")).unwrap();
+    STANDARD.decode(all[name].as_str().unwrap()).unwrap()
 }
 
 /// Refused as a request, whatever it is for.
@@ -96,8 +90,8 @@ fn bad_004_no_proof_of_possession() {
 
 #[test]
 fn bad_005_weak_keys() {
-    for fixture in [RSA_1024, P_192, SECP256K1, EXPLICIT_P256] {
-        weak(&decoded(fixture));
+    for name in ["rsa_1024", "p_192", "secp256k1", "explicit_p256"] {
+        weak(&made_by_openssl(name));
     }
     weak(&csr_of(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap(), |_| {})); // Envoy loads none
     for good in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_RSA_SHA256] {
@@ -109,9 +103,9 @@ fn bad_005_weak_keys() {
 #[tokio::test]
 async fn the_key_is_what_the_csr_says_and_not_what_its_signature_says() {
     let identity = world().start().await;
-    let minted = identity.renew_node(&node("node-1"), &decoded(P_384_SHA_256)).unwrap();
+    let minted = identity.renew_node(&node("node-1"), &made_by_openssl("p_384_sha_256")).unwrap();
     let (_, leaf) = x509_parser::parse_x509_certificate(&minted.chain[0]).unwrap();
-    let csr = decoded(P_384_SHA_256);
+    let csr = made_by_openssl("p_384_sha_256");
     assert!(csr.windows(leaf.subject_pki.raw.len()).any(|window| window == leaf.subject_pki.raw));
 }
 
@@ -122,6 +116,23 @@ async fn bad_006_the_authoritys_own_key() {
     let key = KeyPair::from_pem(&std::fs::read_to_string(&world.keys()[0].0).unwrap()).unwrap();
     let refusal = identity.renew_node(&node("node-1"), &csr_of(&key, |_| {})).unwrap_err();
     assert!(matches!(refusal, Refusal::WeakKey(why) if why.contains("authority's own key")));
+}
+
+#[tokio::test]
+async fn bad_007_the_key_of_another_identity() {
+    let world = world();
+    let identity = world.start().await;
+    let key = KeyPair::generate().unwrap();
+    let csr = csr_of(&key, |_| {});
+    let mint = |name: &str| identity.renew_node(&node(name), &csr).map(drop);
+    assert_eq!(mint("node-1"), Ok(()));
+    assert_eq!(mint("node-1"), Ok(()), "renewed with the same key");
+    let refusal = mint("node-2").unwrap_err();
+    assert_eq!(refusal.label(), "key_in_use");
+    assert!(refusal.to_string().contains("make a new key"), "{refusal}");
+    assert!(!refusal.to_string().contains("node-1"), "whose key it is, is nobody else's business: {refusal}");
+    world.clock.advance(world.config.node_ttl + Duration::from_secs(1));
+    assert_eq!(mint("node-2"), Ok(()), "no living certificate speaks for the key any more");
 }
 
 #[test]

@@ -78,18 +78,3 @@ pub fn bundle_map<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Vec<u8> 
     let map = Document { trust_domains: bundles.into_iter().map(domain).collect() };
     serde_json::to_vec(&map).expect("strings and numbers serialise")
 }
-
-impl MapError {
-    /// A stable word for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::TooLarge => "too_large",
-            Self::Malformed(_) => "malformed",
-            Self::NoTrustDomains => "no_trust_domains",
-            Self::TooManyDomains => "too_many_domains",
-            Self::Name(_) => "name",
-            Self::Twice(_) => "twice",
-            Self::Bundle(_, error) => error.label(),
-        }
-    }
-}

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, GeneralSubtree, IsCa, NameConstraints, SanType};
 
 use super::*;
@@ -49,8 +50,11 @@ fn bad_080_size() {
     assert!(verify(&[&a], &chain(16), noon()).is_ok());
     assert_eq!(verify(&[&a], &chain(17), noon()), Err(VerifyError::Size));
     assert_eq!(verify(&[&a], &chain(101), noon()), Err(VerifyError::Size));
-    let large = CertificateDer::from(vec![0; 64 * 1024]);
-    assert_eq!(verify(&[&a], &[leaf(&a), large], noon()), Err(VerifyError::Size));
+    let padding = |bytes: usize| vec![leaf(&a), CertificateDer::from(vec![0; bytes])];
+    let room = 64 * 1024 - leaf(&a).len();
+    assert_eq!(verify(&[&a], &padding(64 * 1024), noon()), Err(VerifyError::Size));
+    assert_eq!(verify(&[&a], &padding(room + 8), noon()), Err(VerifyError::Size), "all certificates count");
+    assert!(verify(&[&a], &padding(room - 8), noon()).is_ok(), "what is on no path is not read");
 }
 
 /// Made once: it takes a good many keys.
@@ -203,6 +207,62 @@ fn id_10_every_byte_of_a_leaf_is_signed() {
         changed[at] ^= 0x20; // a letter of the ID becomes another letter, a valid one
         let verdict = anchors.verify(&[changed.into()], Usage::Server, noon());
         assert!(verdict.is_err(), "byte {at}: {verdict:?}");
+    }
+}
+
+/// An extended key usage of an authority binds what is below it: one for servers vouches for no client.
+#[test]
+fn x_12_an_authority_for_one_side_of_tls() {
+    use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let a = Ca::new("a.example");
+    let anchors = Anchors::new(&table(&[&a]));
+    for (its, good, bad) in [(ServerAuth, Usage::Server, Usage::Client), (ClientAuth, Usage::Client, Usage::Server)] {
+        let below = a.intermediate(|params| params.extended_key_usages = vec![its.clone()]);
+        let chain = [leaf(&below), below.certificate()];
+        assert_eq!(anchors.verify(&chain, good, noon()).unwrap().as_str(), ID, "{its:?}");
+        let error = anchors.verify(&chain, bad, noon()).unwrap_err();
+        assert!(matches!(error, VerifyError::Chain(_)), "{its:?}: {error}");
+    }
+}
+
+/// A path that does not hold hides none that does: here by an authority that was certified twice, once as it should not be.
+#[test]
+fn x_12_the_good_one_of_two_paths_is_found() {
+    let root = Ca::new("a.example");
+    let expired = Ca::with("a.example", |params| params.not_after = (noon() - HOUR / 2).into());
+    let anchors = Anchors::new(&table(&[&root]));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let twice = |issuer: &Ca, change: fn(&mut CertificateParams)| issuer.intermediate_for(&key, change);
+    let good = twice(&root, |_| {});
+    let with_path = twice(&root, |params| params.subject_alt_names = vec![SanType::URI(ID.try_into().unwrap())]);
+    let leaf = good.leaf(ID, |_| {});
+    for chain in [
+        [leaf.clone(), with_path.certificate(), good.certificate()],
+        [leaf.clone(), good.certificate(), with_path.certificate()],
+    ] {
+        assert_eq!(anchors.verify(&chain, Usage::Server, noon()).unwrap().as_str(), ID);
+    }
+    let mut bundle = root.bundle();
+    bundle.x509.insert(0, expired.certificate());
+    let anchors = Anchors::new(&[(root.trust_domain.clone(), Arc::new(bundle))].into());
+    assert!(anchors.verify(&[leaf.clone(), good.certificate()], Usage::Server, noon()).is_ok());
+    assert_eq!(anchors.verify(&[expired.leaf(ID, |_| {})], Usage::Server, noon()), Err(VerifyError::Validity));
+}
+
+#[test]
+fn errors_have_the_labels_that_the_page_lists() {
+    let domain: TrustDomain = "a.example".parse().unwrap();
+    for (error, label) in [
+        (VerifyError::Size, "chain_size"),
+        (VerifyError::Leaf(SvidError::Malformed), "leaf"),
+        (VerifyError::UnknownTrustDomain(domain.clone()), "unknown_trust_domain"),
+        (VerifyError::UnknownIssuer(domain), "unknown_issuer"),
+        (VerifyError::Validity, "validity"),
+        (VerifyError::Authority(SvidError::Malformed), "authority"),
+        (VerifyError::UriNameConstraint, "uri_name_constraint"),
+        (VerifyError::Chain(String::new()), "chain"),
+    ] {
+        assert_eq!(error.label(), label);
     }
 }
 
@@ -398,4 +458,40 @@ fn bad_096_same_subjects_do_not_explode() {
     let checks = algorithm.1.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(checks, 100, "{error}");
     assert_eq!(error.label(), "chain", "{error}");
+}
+
+/// A chain of three, and the anchors that verify it.
+static THREE: LazyLock<(Anchors, Vec<CertificateDer<'static>>)> = LazyLock::new(|| {
+    let root = Ca::new("a.example");
+    let upper = root.intermediate(|_| {});
+    let lower = upper.intermediate(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "lower"));
+    (Anchors::new(&table(&[&root])), vec![leaf(&lower), lower.certificate(), upper.certificate()])
+});
+
+proptest! {
+    /// Bytes changed, lost, doubled or put in, in any certificate of a chain: nothing panics, and nothing proves what it did not prove.
+    #[test]
+    fn bad_097_no_damage_makes_a_chain_prove_something_else(
+        which in 0..3usize, at in 0..2048usize, length in 1..40usize, how in 0..4u8, noise in any::<[u8; 40]>()
+    ) {
+        let (anchors, good) = &*THREE;
+        let mut chain = good.clone();
+        let mut bytes = chain[which].to_vec();
+        let from = at % bytes.len();
+        let to = (from + length).min(bytes.len());
+        match how {
+            0 => bytes[from..to].copy_from_slice(&noise[..to - from]),
+            1 => drop(bytes.drain(from..to)),
+            2 => bytes.extend_from_within(from..to),
+            _ => drop(bytes.splice(from..from, noise)),
+        }
+        chain[which] = bytes.into();
+        let verdict = anchors.verify(&chain, Usage::Server, noon());
+        prop_assert!(verdict.is_err() || chain == *good, "{:?}", verdict);
+    }
+
+    #[test]
+    fn bad_097_any_bytes_are_survived(first: Vec<u8>, second: Vec<u8>) {
+        prop_assert!(THREE.0.verify(&[first.into(), second.into()], Usage::Client, noon()).is_err());
+    }
 }

@@ -1,81 +1,30 @@
-//! `symbolon-sidecar api fetch`: what a workload here would get, by the socket that it would use.
+//! X.509-SVIDs as they come from the socket: checked, written as PEM files, printed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use symbolon_kit::clock::unix_secs;
-use symbolon_kit::net;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
-use symbolon_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::workload::{X509svid, X509svidRequest, X509svidResponse};
-use tonic::{Code, Request, Status};
+use tonic::Status;
+use zeroize::Zeroizing;
 
-use super::{Failure, FetchArgs, Output, What, print};
-use crate::keep::Keep;
+use super::client::{Client, with_header};
+use super::folder::Files;
 
-const DEFAULT_SOCKET: &str = "/run/symbolon/agent.sock";
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-pub(super) fn fetch(args: &FetchArgs) -> Result<(), Failure> {
-    let What::X509 = args.what;
-    let socket = socket(args.socket.clone(), std::env::var("SPIFFE_ENDPOINT_SOCKET").ok())
-        .map_err(|why| Failure::new(Failure::USAGE, why))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::new(Failure::FAILED, why))?;
-    let answer = runtime.block_on(ask(&socket)).map_err(|status| failure(&status, &socket))?;
-    let fetched = read(answer).map_err(|why| Failure::new(Failure::FAILED, why))?;
-    if let Some(folder) = &args.write {
-        write(&fetched, folder).map_err(|why| Failure::new(Failure::FAILED, why))?;
-    }
-    print(&match args.output {
-        Output::Table => table(&fetched),
-        Output::Json => render_json(&fetched),
-    })
-}
-
-/// By flag, by SPIFFE's variable (E-5: `unix:` and an absolute path, nothing else), or by default.
-fn socket(flag: Option<PathBuf>, variable: Option<String>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = flag {
-        return Ok(path);
-    }
-    let Some(uri) = variable else { return Ok(DEFAULT_SOCKET.into()) };
-    let path = uri.strip_prefix("unix:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
-    match path {
-        Some(path) if path.starts_with('/') && !path.contains(['?', '#']) => Ok(path.into()),
-        _ => Err(anyhow!("SPIFFE_ENDPOINT_SOCKET must be unix:///absolute/path, it is {uri:?}")),
-    }
-}
-
-async fn ask(socket: &Path) -> Result<X509svidResponse, Status> {
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
-    let mut client = SpiffeWorkloadApiClient::new(net::unix_channel(socket)).max_decoding_message_size(32 << 20);
-    let answer = async {
-        let mut stream = client.fetch_x509svid(request).await?.into_inner();
-        stream.message().await?.ok_or_else(|| Status::unavailable("the agent ended the stream without an answer"))
-    };
-    tokio::time::timeout(TIMEOUT, answer)
-        .await
-        .unwrap_or_else(|_| Err(Status::unavailable(format!("no answer within {TIMEOUT:?}"))))
-}
-
-fn failure(status: &Status, socket: &Path) -> Failure {
-    let mut why = format!("{}: {:?}: {}", socket.display(), status.code(), status.message());
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        let _ = write!(why, ": {cause}"); // writing to a String cannot fail
-        source = cause.source();
-    }
-    let code = if status.code() == Code::Unavailable { Failure::UNREACHABLE } else { Failure::FAILED };
-    Failure::new(code, anyhow!(why))
+/// The first answer.
+pub(super) async fn ask(client: &mut Client) -> Result<X509svidResponse, Status> {
+    let mut stream = client.fetch_x509svid(with_header(X509svidRequest {})).await?.into_inner();
+    stream.message().await?.ok_or_else(|| Status::unavailable("the agent ended the stream without an answer"))
 }
 
 /// An answer, checked.
-struct Fetched {
+pub(super) struct Fetched {
     identities: Vec<Identity>,
     /// By the name of the trust domain.
     federated: Vec<(String, Vec<CertificateDer<'static>>)>,
@@ -87,7 +36,9 @@ struct Identity {
     bundle: Vec<CertificateDer<'static>>,
 }
 
-fn read(answer: X509svidResponse) -> anyhow::Result<Fetched> {
+/// # Errors
+/// If what the agent sent is not what the API says.
+pub(super) fn read(answer: X509svidResponse) -> anyhow::Result<Fetched> {
     let identity = |svid: X509svid| -> anyhow::Result<Identity> {
         let context = || format!("the SVID of {}", svid.spiffe_id);
         let chain = certificates(&svid.x509_svid).with_context(context)?;
@@ -104,7 +55,10 @@ fn read(answer: X509svidResponse) -> anyhow::Result<Fetched> {
 }
 
 /// Certificates laid one after the other, as DER says their length.
-fn certificates(der: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+///
+/// # Errors
+/// If they are not.
+pub(super) fn certificates(der: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let mut rest = der;
     let mut certificates = Vec::new();
     while !rest.is_empty() {
@@ -130,18 +84,34 @@ fn sequence_length(der: &[u8]) -> Option<usize> {
     }
 }
 
-fn write(fetched: &Fetched, folder: &Path) -> anyhow::Result<()> {
-    let keep = Keep::open(folder)?;
+/// `svid.N.pem`, `svid.N.key` and `bundle.N.pem` per identity, `federated_bundle.DOMAIN.pem` per federated trust domain.
+///
+/// # Errors
+/// If a trust domain's name is none.
+pub(super) fn files(fetched: &Fetched) -> anyhow::Result<Files> {
+    let mut files = BTreeMap::new();
+    let text = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
     for (at, identity) in fetched.identities.iter().enumerate() {
-        keep.save(&format!("svid.{at}.pem"), identity.svid.chain_pem().as_bytes())?;
-        keep.save(&format!("svid.{at}.key"), identity.svid.key_pem().as_bytes())?;
-        keep.save(&format!("bundle.{at}.pem"), pem(&identity.bundle).as_bytes())?;
+        files.insert(format!("svid.{at}.pem"), text(&identity.svid.chain_pem()));
+        files.insert(format!("svid.{at}.key"), text(&identity.svid.key_pem()));
+        files.insert(format!("bundle.{at}.pem"), text(&pem(&identity.bundle)));
     }
     for (name, bundle) in &fetched.federated {
-        let name: symbolon_proto::ids::TrustDomain = name.parse()?; // a name that is a file name too
-        keep.save(&format!("federated_bundle.{name}.pem"), pem(bundle).as_bytes())?;
+        let name: TrustDomain = name.parse()?; // a name that is a file name too
+        files.insert(format!("federated_bundle.{name}.pem"), text(&pem(bundle)));
     }
-    Ok(())
+    Ok(files)
+}
+
+/// Whether a file of this name is one of [`files`].
+pub(super) fn is_ours(name: &str) -> bool {
+    let numbered = |prefix: &str, ends: &[&str]| {
+        let rest = name.strip_prefix(prefix).and_then(|rest| rest.split_once('.'));
+        rest.is_some_and(|(number, end)| number.parse::<usize>().is_ok() && ends.contains(&end))
+    };
+    numbered("svid.", &["pem", "key"])
+        || numbered("bundle.", &["pem"])
+        || (name.starts_with("federated_bundle.") && name.ends_with(".pem"))
 }
 
 fn pem(certificates: &[CertificateDer<'_>]) -> String {
@@ -161,26 +131,32 @@ fn pem(certificates: &[CertificateDer<'_>]) -> String {
     text
 }
 
-fn table(fetched: &Fetched) -> String {
+pub(super) fn table(fetched: &Fetched) -> String {
     let mut rows = vec![["SPIFFE ID", "EXPIRES", "SERIAL", "HINT"].map(str::to_owned)];
     for Identity { svid, hint, .. } in &fetched.identities {
         let hint = if hint.is_empty() { "-".into() } else { hint.escape_debug().to_string() };
         rows.push([svid.id.to_string(), rfc3339(svid.not_after), svid.serial.clone(), hint]);
     }
-    let widths: Vec<usize> =
-        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end()); // writing to a String cannot fail
-    }
+    let mut text = columns(&rows);
     let federated: Vec<_> = fetched.federated.iter().map(|(name, _)| name.as_str()).collect();
     let federated = if federated.is_empty() { "none".into() } else { federated.join(", ") };
     let _ = writeln!(text, "\nfederated trust domains: {federated}");
     text
 }
 
-fn render_json(fetched: &Fetched) -> String {
+/// Rows of equal length, each column as wide as its widest cell.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end()); // writing to a String cannot fail
+    }
+    text
+}
+
+pub(super) fn render_json(fetched: &Fetched) -> String {
     let identities: Vec<_> = fetched
         .identities
         .iter()
@@ -197,7 +173,7 @@ fn render_json(fetched: &Fetched) -> String {
     format!("{:#}\n", json!({ "svids": identities, "federatedBundles": federated }))
 }
 
-fn rfc3339(at: SystemTime) -> String {
+pub(super) fn rfc3339(at: SystemTime) -> String {
     match time::OffsetDateTime::from_unix_timestamp(unix_secs(at)) {
         Ok(at) => {
             let (year, month, day) = at.to_calendar_date();

@@ -1,23 +1,14 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::super::client::connect;
+use super::super::folder::Folder;
 use super::*;
 use crate::identity::Holding;
 use crate::testing::{Agent, Ca, bundles, entry, my_uid, view};
 
 const WEB: &str = "spiffe://a.example/ns/shop/sa/web";
-
-#[test]
-fn e_5_the_socket_comes_from_the_flag_the_variable_or_the_default() {
-    let variable = |text: &str| socket(None, Some(text.to_owned())).map_err(drop);
-    assert_eq!(socket(Some("./s".into()), Some("unix:/x".into())).unwrap(), Path::new("./s"));
-    assert_eq!(socket(None, None).unwrap(), Path::new(DEFAULT_SOCKET));
-    assert_eq!(variable("unix:///run/a.sock"), Ok("/run/a.sock".into()));
-    assert_eq!(variable("unix:/run/a.sock"), Ok("/run/a.sock".into()));
-    for wrong in ["unix:run/a.sock", "unix://host/run/a.sock", "/run/a.sock", "tcp:127.0.0.1:1", "unix:///a?b", ""] {
-        assert_eq!(variable(wrong), Err(()), "{wrong}");
-    }
-}
 
 #[test]
 fn certificates_are_parted_where_der_says_and_garbage_is_refused() {
@@ -38,7 +29,7 @@ async fn what_a_workload_gets_is_printed_and_written() {
     let agent =
         Agent::start(view(&ca, vec![(entry("web", WEB, &[&my_uid()]), Holding::Valid(Arc::new(svid.clone())))]));
     agent.change(|view| view.bundles = bundles(&[&ca, &b]));
-    let fetched = read(ask(&agent.socket).await.unwrap()).unwrap();
+    let fetched = read(ask(&mut connect(&agent.socket)).await.unwrap()).unwrap();
 
     let table = table(&fetched);
     assert!(table.starts_with("SPIFFE ID") && table.contains(WEB) && table.contains(&svid.serial), "{table}");
@@ -52,7 +43,7 @@ async fn what_a_workload_gets_is_printed_and_written() {
     assert!(!render_json(&fetched).contains("PRIVATE KEY"), "keys are written, never printed");
 
     let dir = tempfile::tempdir().unwrap();
-    write(&fetched, dir.path()).unwrap();
+    Folder::open(dir.path(), is_ours).unwrap().replace(&files(&fetched).unwrap()).unwrap();
     let kept = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
     let both = kept("svid.0.key") + &kept("svid.0.pem");
     assert_eq!(crate::svid::pem::decode(both.as_bytes()).unwrap().serial, svid.serial);
@@ -61,17 +52,6 @@ async fn what_a_workload_gets_is_printed_and_written() {
         (kept("bundle.0.pem"), kept("federated_bundle.b.example.pem")),
         (pem(&ca.bundle().x509), pem(&b.bundle().x509))
     );
-}
-
-#[tokio::test]
-async fn nobody_and_nothing_have_codes_of_their_own() {
-    let ca = Ca::new("a.example");
-    let agent = Agent::start(view(&ca, vec![]));
-    let denied = ask(&agent.socket).await.unwrap_err();
-    assert_eq!(failure(&denied, &agent.socket).code, Failure::FAILED);
-    let nobody = Path::new("nobody-listens-here.sock");
-    let unreachable = ask(nobody).await.unwrap_err();
-    assert_eq!(failure(&unreachable, nobody).code, Failure::UNREACHABLE);
 }
 
 #[test]
