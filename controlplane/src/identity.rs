@@ -10,6 +10,7 @@ pub mod entries;
 pub mod issue;
 pub mod keys;
 pub mod nodes;
+mod overrides;
 pub mod profile;
 mod reuse;
 pub mod schedule;
