@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::octets;
 use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_proto::admin as wire;
 use symbolon_proto::admin::admin_server::{Admin as AdminService, AdminServer};
@@ -25,7 +26,7 @@ use tracing::info;
 use wire::command_rollout_request::Command as Word;
 
 use crate::api::node::Conversations;
-use crate::identity::audit::{Kind, Record};
+use crate::identity::audit::{self as audit_log, Kind, Record};
 use crate::identity::{Identity, bundles};
 use crate::model::{MeshView, PeerName, ServiceName};
 use crate::{federation, rollout, trust, xds};
@@ -37,6 +38,8 @@ const DEFAULT_TTL: Duration = Duration::from_mins(10);
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Changes that wait for a watcher to read them.
 const OUTBOX: usize = 4;
+/// Whoever may open the socket, as the audit log names them.
+const OPERATOR: &str = "operator";
 
 /// What the service works with.
 #[derive(Clone, Debug)]
@@ -121,6 +124,18 @@ impl AdminService for Admin {
             bundles::Refused::Store(error) => unavailable(error),
             other => Status::invalid_argument(other.to_string()),
         })?;
+        let (sequence, kind) = match self.bundle(&trust_domain)? {
+            bundle if asked.force => (bundle.sequence, Kind::BundleOverridden),
+            bundle => (bundle.sequence, Kind::BundleSet),
+        };
+        let record = Record::new(kind).with("trust_domain", trust_domain.as_str()).with("sequence", sequence);
+        let record = record.with("sha256", octets::hex(&octets::sha256(&asked.jwks)));
+        if asked.force {
+            let kept = self.0.identity.append_signed(record.with("by", OPERATOR)).await;
+            kept.map_err(unrecorded)?;
+        } else {
+            self.record(vec![record]).await?;
+        }
         Ok(Response::new(self.bundle(&trust_domain)?))
     }
 
@@ -265,9 +280,8 @@ impl AdminService for Admin {
 impl Admin {
     /// Writes down what an operator has done. It is answered only then.
     async fn record(&self, records: Vec<Record>) -> Result<(), Status> {
-        let records = records.into_iter().map(|record| record.with("by", "operator")).collect();
-        let kept = self.0.identity.audit.append_all(records).await;
-        kept.map_err(|error| unavailable(format!("it is done, but not in the audit log: {error}")))
+        let records = records.into_iter().map(|record| record.with("by", OPERATOR)).collect();
+        self.0.identity.audit.append_all(records).await.map_err(unrecorded)
     }
 
     fn bundle(&self, trust_domain: &TrustDomain) -> Result<wire::ShowBundleResponse, Status> {
@@ -329,6 +343,10 @@ fn ttl(seconds: u32) -> Result<Duration, Status> {
         ttl if ttl > MAX_TTL => Err(Status::invalid_argument("a lifetime of more than 30 days")),
         ttl => Ok(ttl),
     }
+}
+
+fn unrecorded(error: audit_log::Error) -> Status {
+    unavailable(format!("it is done, but not in the audit log: {error}"))
 }
 
 /// Not `Unavailable`: the control plane was reached.

@@ -1,5 +1,7 @@
 //! Signing: one active authority of each kind, swapped whole when the schedule says so.
 
+mod token;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +16,8 @@ use tracing::{error, info};
 use super::keys::{RcgenKey, SigningKey};
 use super::reuse::Keys;
 use super::{Minted, Refusal, profile};
+
+pub use token::MintedToken;
 
 /// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
 /// that are slower will bring their own pool.
