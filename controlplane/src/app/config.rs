@@ -16,6 +16,7 @@ use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
 use crate::federation::{PeerConfig, Timing};
 use crate::identity::X509PopConfig;
+use crate::identity::mint;
 use crate::model::{FederatedDefinition, ServiceDefinition};
 use crate::rollout::plan::Policy;
 use crate::trust::{self, Relationship};
@@ -29,6 +30,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub listen: Listen,
     pub identity: Lifetimes,
+    pub minting: mint::Settings,
     /// `None`: nodes cannot attest by a certificate.
     pub x509pop: Option<X509PopConfig>,
     pub services: Vec<ServiceDefinition>,

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use symbolon_proto::ids::TrustDomain;
 
-use super::file::{File, PeerFile, PolicyFile, X509PopFile};
+use super::file::{File, IdentityFile, PeerFile, PolicyFile, X509PopFile};
 use super::{Code, Config, Finding, Lifetimes, Listen};
 use crate::federation::{Grants, PeerConfig, Quotas, Timing};
 use crate::identity::X509PopConfig;
+use crate::identity::mint;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
@@ -18,6 +19,8 @@ mod trust;
 
 /// Below this, an SVID would be renewed before its proxies have it.
 const SHORTEST_SVID: Duration = Duration::from_secs(10);
+/// A token is a bearer's: short, but not gone before it is used.
+const JWTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
 /// What all consumers of a bundle make use of: SPIRE asks no more often than for a minute's hint, and none should learn of a key later
 /// than by the default of SPIFFE_Trust_Domain_and_Bundle.md §6.1.
 const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(300);
@@ -38,6 +41,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     let known: BTreeSet<PeerName> = file.peers.iter().filter_map(|peer| peer.name.parse().ok()).collect();
     let listen = checker.listen(file);
     let identity = checker.lifetimes(file);
+    let minting = checker.minting(&file.identity);
     let x509pop = file.identity.x509pop.as_ref().map(|of| checker.x509pop(of));
     let services = checker.services(file, &known);
     let federated = checker.federated(file, &known);
@@ -54,6 +58,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             data_dir: file.data_dir.clone(),
             listen,
             identity,
+            minting,
             x509pop,
             services,
             federated,
@@ -141,6 +146,18 @@ impl Checker {
             node_ttl: file.node_ttl,
             refresh_hint: file.refresh_hint,
         }
+    }
+
+    fn minting(&mut self, file: &IdentityFile) -> mint::Settings {
+        let ttl = file.jwt_ttl;
+        if !JWTS.contains(&ttl) || ttl.subsec_nanos() != 0 || ttl > file.ca_ttl / SVIDS_PER_AUTHORITY {
+            let message = "must be whole seconds from 10s to 24h, and at most a sixth of identity.caTtl";
+            self.find(Code::Lifetime, "identity.jwtTtl", "", message);
+        }
+        if file.signatures_per_second == 0 {
+            self.find(Code::Lifetime, "identity.signaturesPerSecond", "", "must be at least 1");
+        }
+        mint::Settings { jwt_ttl: ttl, signatures_per_second: file.signatures_per_second }
     }
 
     fn x509pop(&mut self, file: &X509PopFile) -> X509PopConfig {

@@ -74,6 +74,11 @@ pub struct IdentityFile {
     /// Of nodes' own SVIDs: how long a node may be out of reach and still come back by itself.
     #[serde(with = "duration")]
     pub node_ttl: Duration,
+    /// Of JWT-SVIDs whose entry names no TTL.
+    #[serde(with = "duration")]
+    pub jwt_ttl: Duration,
+    /// How many SVIDs one node may have minted in the long run; a node that starts may have all of its workloads' at once.
+    pub signatures_per_second: u32,
     /// Nodes may attest by a certificate that they had before.
     pub x509pop: Option<X509PopFile>,
     /// `spiffe_refresh_hint` of the bundle.
@@ -267,6 +272,8 @@ impl Default for IdentityFile {
             ca_ttl: Duration::from_hours(24),
             svid_ttl: Duration::from_hours(1),
             node_ttl: Duration::from_hours(24),
+            jwt_ttl: Duration::from_mins(5),
+            signatures_per_second: 1_000,
             x509pop: None,
             refresh_hint: Duration::from_mins(5),
         }

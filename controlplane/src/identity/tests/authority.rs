@@ -135,7 +135,7 @@ async fn x_1_x_2_x_3_x_6_x_8_x_10_x_11_what_is_minted() {
     let identity = world.start().await;
     let (key, csr) = new_key().unwrap();
     let id = "spiffe://a.example/symbolon/controlplane/0".parse().unwrap();
-    let minted = identity.mint_own(&id, &csr).unwrap();
+    let minted = identity.own_svid(&id, csr).await.unwrap();
     let svid = Svid::new(minted.chain.clone(), PrivateKey::from_pkcs8(key.pkcs8().to_vec())).unwrap();
     assert_eq!((&svid.id, &svid.serial, svid.not_after), (&id, &minted.serial, minted.not_after));
     assert_eq!(svid.not_after, world.clock.now() + SVID_TTL);
