@@ -25,8 +25,8 @@ use tracing::info;
 use wire::command_rollout_request::Command as Word;
 
 use crate::api::node::Conversations;
+use crate::identity::Identity;
 use crate::identity::audit::{Kind, Record};
-use crate::identity::{Identity, bundles};
 use crate::model::{MeshView, PeerName, ServiceName};
 use crate::{federation, rollout, trust, xds};
 
@@ -116,9 +116,9 @@ impl AdminService for Admin {
                 format!("there is no relationship with {trust_domain}; make one with `symbolon federation create`");
             return Err(Status::invalid_argument(why));
         }
-        let set = self.0.identity.bundles.set(&trust_domain, &asked.jwks, asked.force).await;
+        let set = self.0.identity.set_bundle(&trust_domain, &asked.jwks, asked.force).await;
         set.map_err(|refused| match refused {
-            bundles::Refused::Store(error) => unavailable(error),
+            refused if refused.is_ours() => unavailable(refused),
             other => Status::invalid_argument(other.to_string()),
         })?;
         Ok(Response::new(self.bundle(&trust_domain)?))
