@@ -4,6 +4,7 @@
 
 #![allow(rustdoc::invalid_html_tags, reason = "the words are those of `--help`: `<service>` stands for a name there")]
 
+pub mod audit;
 pub mod authority;
 pub mod bundle;
 pub mod client;
@@ -69,6 +70,9 @@ pub enum Command {
     /// Trust bundles: our own and the peers'
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// What was issued, refused and changed, and whether that record is whole
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Trust in other trust domains: begin, look at, end
     #[command(subcommand)]
     Federation(federation::Command),
@@ -143,6 +147,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(command) => node::run(&client, command).await,
         Command::Peer(command) => peer::run(&client, command).await,
         Command::Bundle(command) => bundle::run(&client, command).await,
+        Command::Audit(command) => audit::run(&client, command).await,
         Command::Federation(command) => federation::run(&client, command).await,
         Command::Authority(command) => authority::run(&client, command).await,
         Command::Identity(command) => identity::run(&client, command).await,

@@ -1,6 +1,6 @@
 //! Who is who: the authorities of this trust domain ([`authority`], with its pure [`schedule`], its [`keys`], and perhaps one
-//! [`upstream`]), what they sign ([`profile`], [`issue`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]), and whom we
-//! trust ([`bundles`]). [`Identity`] is the whole.
+//! [`upstream`]), what they sign ([`profile`], [`issue`], [`mint`]), who may have it ([`entries`], [`tokens`], [`attest`], [`nodes`]),
+//! whom we trust ([`bundles`]), and what is written down of all that ([`audit`]). [`Identity`] is the whole.
 
 pub mod attest;
 pub mod audit;
@@ -9,7 +9,9 @@ pub mod bundles;
 pub mod entries;
 pub mod issue;
 pub mod keys;
+pub mod mint;
 pub mod nodes;
+mod overrides;
 pub mod profile;
 mod reuse;
 pub mod schedule;
@@ -43,6 +45,7 @@ pub struct Config {
     pub svid_ttl: Duration,
     /// Of nodes' own SVIDs.
     pub node_ttl: Duration,
+    pub minting: mint::Settings,
     /// Of nodes that prove possession of a certificate; `None`: these are not taken.
     pub x509pop: Option<X509PopConfig>,
     /// A file beside the store that says how many join tokens were spent.
@@ -71,6 +74,8 @@ pub struct Identity {
     pub bundles: bundles::Bundles,
     attestors: attest::Attestors,
     pub audit: audit::Audit,
+    pool: mint::Pool,
+    rate: mint::Rate,
     svid_ttl: Duration,
     node_ttl: Duration,
 }
@@ -149,6 +154,12 @@ pub enum Refusal {
     NodeSuperseded,
     #[error("a node {node} has attested by {attestor}; evict it first if another is to take its name")]
     NameTaken { node: NodeName, attestor: Arc<str> },
+    #[error("more signatures than one node may have in this time; try again in {} ms", .0.as_millis())]
+    TooFast(Duration),
+    #[error("too many requests wait for a signature; try again")]
+    Overloaded,
+    #[error("what is issued must be recorded first, and the audit log cannot be written now; try again")]
+    NotRecorded,
     #[error("the authority cannot sign now; try again")]
     Unavailable,
 }
@@ -171,13 +182,20 @@ impl Identity {
         let folder = config.audit_dir.clone();
         let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
-        let (authority, authorities, issuer) =
-            authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
+        let (authority, authorities, issuer) = authority::Authority::load_or_create(
+            &config,
+            store.clone(),
+            clock.clone(),
+            bundles.clone(),
+            audit.clone(),
+            metrics,
+        )
+        .await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
         tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
         let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
-        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch()).await?;
+        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch(), audit.clone()).await?;
         tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {
@@ -190,39 +208,11 @@ impl Identity {
             tokens,
             bundles,
             audit,
+            pool: mint::Pool::new(),
+            rate: mint::Rate::new(config.minting.signatures_per_second),
             svid_ttl: config.svid_ttl,
             node_ttl: config.node_ttl,
         })
-    }
-
-    /// Renews a node's own SVID.
-    ///
-    /// # Errors
-    /// If the CSR is refused or the authority cannot sign.
-    pub fn renew_node(&self, node: &NodeName, csr: &[u8]) -> Result<Minted, Refusal> {
-        self.mint(profile::Request::parse(csr)?, &self.node_id(node), self.node_ttl, &[])
-    }
-
-    /// Mints for an entry of the calling node. Only the key is taken from the CSR; the ID, names and lifetime are the entry's.
-    ///
-    /// # Errors
-    /// If the entry is not the node's (invariant I1), or the CSR is refused.
-    pub fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
-        let entry = self.entries.granted(node, entry_id)?;
-        let ttl = self.entries.cut(&entry, entry.ttl.unwrap_or(self.svid_ttl));
-        self.mint(profile::Request::parse(csr)?, &entry.spiffe_id, ttl, &entry.dns_names)
-    }
-
-    /// Mints for the control plane's own key.
-    ///
-    /// # Errors
-    /// If the authority cannot sign.
-    pub fn mint_own(&self, id: &SpiffeId, csr: &[u8]) -> Result<Minted, Refusal> {
-        self.mint(profile::Request::parse(csr)?, id, self.svid_ttl, &[])
-    }
-
-    fn mint(&self, request: profile::Request, id: &SpiffeId, ttl: Duration, dns: &[String]) -> Result<Minted, Refusal> {
-        self.issuer.mint(&request.key_for(id, dns)?, id, ttl, dns)
     }
 
     /// `spiffe://<td>/symbolon/node/<name>`.
@@ -248,7 +238,7 @@ impl Error {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Store(_) => "store",
-            Self::Audit(_) => "audit",
+            Self::Audit(error) => error.label(),
             Self::Key(error) | Self::LostKey { error } => error.label(),
             Self::Upstream(error) => error.label(),
             Self::Fence { .. } => "fence",
@@ -278,6 +268,9 @@ impl Refusal {
             Self::NodeGone(_) => "node_gone",
             Self::NodeSuperseded => "node_superseded",
             Self::NameTaken { .. } => "name_taken",
+            Self::TooFast(_) => "too_fast",
+            Self::Overloaded => "overloaded",
+            Self::NotRecorded => "not_recorded",
             Self::Unavailable => "unavailable",
         }
     }

@@ -15,6 +15,8 @@ pub mod load;
 pub mod node;
 pub mod plane;
 pub mod process;
+pub mod propagation;
+pub mod rotation;
 pub mod proxy;
 pub mod settings;
 pub mod sidecar;

@@ -25,7 +25,8 @@ use tracing::info;
 use wire::command_rollout_request::Command as Word;
 
 use crate::api::node::Conversations;
-use crate::identity::{Identity, bundles};
+use crate::identity::Identity;
+use crate::identity::audit::{Kind, Record};
 use crate::model::{MeshView, PeerName, ServiceName};
 use crate::{federation, rollout, trust, xds};
 
@@ -72,6 +73,8 @@ impl AdminService for Admin {
         let ttl = ttl(asked.ttl_seconds)?;
         let made = self.0.identity.tokens.create(&node, ttl).await.map_err(unavailable)?;
         info!(%node, expires_at = made.expires_at, "join token made");
+        let record = Record::new(Kind::TokenCreated).with("node", node.as_str()).with("expires", made.expires_at);
+        self.record(vec![record]).await?;
         let spiffe_id = self.0.identity.node_id(&node).to_string();
         Ok(Response::new(wire::CreateTokenResponse { token: made.token, spiffe_id, expires_at: made.expires_at }))
     }
@@ -113,9 +116,9 @@ impl AdminService for Admin {
                 format!("there is no relationship with {trust_domain}; make one with `symbolon federation create`");
             return Err(Status::invalid_argument(why));
         }
-        let set = self.0.identity.bundles.set(&trust_domain, &asked.jwks, asked.force).await;
+        let set = self.0.identity.set_bundle(&trust_domain, &asked.jwks, asked.force).await;
         set.map_err(|refused| match refused {
-            bundles::Refused::Store(error) => unavailable(error),
+            refused if refused.is_ours() => unavailable(refused),
             other => Status::invalid_argument(other.to_string()),
         })?;
         Ok(Response::new(self.bundle(&trust_domain)?))
@@ -260,6 +263,13 @@ impl AdminService for Admin {
 }
 
 impl Admin {
+    /// Writes down what an operator has done. It is answered only then.
+    async fn record(&self, records: Vec<Record>) -> Result<(), Status> {
+        let records = records.into_iter().map(|record| record.with("by", "operator")).collect();
+        let kept = self.0.identity.audit.append_all(records).await;
+        kept.map_err(|error| unavailable(format!("it is done, but not in the audit log: {error}")))
+    }
+
     fn bundle(&self, trust_domain: &TrustDomain) -> Result<wire::ShowBundleResponse, Status> {
         let table = self.0.identity.bundles.all();
         let known: Vec<_> = table.keys().map(TrustDomain::as_str).collect();

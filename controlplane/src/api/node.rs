@@ -5,12 +5,13 @@ mod attest;
 mod caller;
 mod conversations;
 mod load;
+mod mint;
 mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use symbolon_kit::clock::{Clock, unix_secs};
+use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
 use symbolon_kit::metrics::{Counter, Metrics};
 use symbolon_kit::net::PeerIdentity;
@@ -22,12 +23,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::info;
 
 use caller::Caller;
 
 use crate::identity::{Identity, Minted, Refusal};
-use crate::model::{NodeName, Relationships};
+use crate::model::Relationships;
 use crate::sources::nodes;
 
 pub use conversations::{Conversations, Unanswered};
@@ -82,19 +83,18 @@ impl Node {
     fn refuse(&self, caller: &str, refused: &Refused) -> Status {
         self.refusals.inc(&[("reason", refused.label())]);
         info!(caller, reason = refused.label(), %refused, "a node's request was refused");
+        if !refused.is_passing() {
+            self.parts
+                .identity
+                .audit
+                .refused(caller, refused.label(), |record| record.with("detail", refused.to_string()));
+        }
         refused.status()
     }
 
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let peer = request.extensions().get::<PeerIdentity>();
         caller::node(&self.parts.identity, peer).map_err(|refused| self.refuse(&caller::shown(peer), &refused))
-    }
-
-    fn mint_one(identity: &Identity, node: &NodeName, asked: &wire::Csr) -> Result<Minted, Refusal> {
-        match asked.entry_id.as_str() {
-            "" => identity.renew_node(node, &asked.csr),
-            entry => identity.mint_for_entry(node, entry, &asked.csr),
-        }
     }
 }
 
@@ -118,31 +118,7 @@ impl NodeService for Node {
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
-        let Caller { name: node, serial } = self.caller(&request)?;
-        let csrs = request.into_inner().csrs;
-        if csrs.len() > MAX_BATCH {
-            return Err(self.refuse(node.as_str(), &Refused::BatchTooLarge(csrs.len())));
-        }
-        let (identity, of) = (self.parts.identity.clone(), node.clone());
-        // A full batch is tens of milliseconds of signatures: not on a thread that others wait for.
-        let minting = move || {
-            let one = |asked: &wire::Csr| (asked.entry_id.is_empty(), Self::mint_one(&identity, &of, asked));
-            csrs.iter().map(one).collect::<Vec<_>>()
-        };
-        let mut minted = tokio::task::spawn_blocking(minting).await.map_err(|panic| {
-            warn!(%node, %panic, "minting panicked");
-            self.refuse(node.as_str(), &Refused::Identity(Refusal::Unavailable))
-        })?;
-        for (own, outcome) in &mut minted {
-            if *own && let Ok(new) = outcome {
-                // A certificate that the node's tenure does not list is good for nothing: it must be kept before it leaves.
-                let kept = self.parts.identity.nodes.renewed(&node, &serial, new).await;
-                kept.unwrap_or_else(|refusal| *outcome = Err(refusal));
-            }
-        }
-        let results =
-            minted.into_iter().map(|(_, outcome)| wire::Minted { outcome: Some(self.answer(&node, outcome)) });
-        Ok(Response::new(wire::MintResponse { results: results.collect() }))
+        self.mint_x509(request).await
     }
 
     type SyncStream = ReceiverStream<Result<wire::NodeUpdate, Status>>;
@@ -161,24 +137,6 @@ impl NodeService for Node {
     ) -> Result<Response<Self::ReportLoadStream>, Status> {
         let node = self.caller(&request)?.name;
         Ok(Response::new(load::start(&self.parts, &self.refusals, node, request.into_inner())))
-    }
-}
-
-impl Node {
-    fn answer(&self, node: &NodeName, outcome: Result<Minted, Refusal>) -> wire::minted::Outcome {
-        match outcome {
-            Ok(minted) => wire::minted::Outcome::Svid(wire::Svid {
-                spiffe_id: minted.id.to_string(),
-                expires_at: unix_secs(minted.not_after),
-                chain: chain(minted),
-            }),
-            Err(refusal) => {
-                let reason = refusal.label().to_owned();
-                let detail = refusal.to_string();
-                self.refuse(node.as_str(), &Refused::Identity(refusal));
-                wire::minted::Outcome::Refusal(wire::Refusal { reason, detail })
-            }
-        }
     }
 }
 
@@ -243,10 +201,21 @@ impl Refused {
         }
     }
 
+    /// Whether it says nothing against the caller: the same request may do in a moment.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Registration(_) | Self::Load(_) | Self::Busy | Self::Replaced | Self::Draining)
+            || matches!(self, Self::Identity(Refusal::Overloaded | Refusal::NotRecorded | Refusal::Unavailable))
+    }
+
     /// With its word in a header, so that the node need not read the text.
     fn status(&self) -> Status {
         let mut status = self.plain_status();
         status.metadata_mut().insert(REASON_HEADER, MetadataValue::from_static(self.label()));
+        if let Self::Identity(Refusal::TooFast(wait)) | Self::TooManyAttempts(wait) = self {
+            // As gRPC clients that retry by themselves read it.
+            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(wait));
+        }
         status
     }
 
@@ -273,7 +242,8 @@ impl Refused {
                     Status::unauthenticated(text)
                 }
                 Refusal::AttestorOff(_) => Status::failed_precondition(text),
-                Refusal::Unavailable => Status::unavailable(text),
+                Refusal::TooFast(_) | Refusal::Overloaded => Status::resource_exhausted(text),
+                Refusal::Unavailable | Refusal::NotRecorded => Status::unavailable(text),
             },
         }
     }

@@ -112,7 +112,7 @@ async fn assemble(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result
     unstarted.fold(imports);
     let relationships = relationships(config, seams, life, &core, federation.clone()).await?;
     let bundle_endpoint = match &config.bundle_endpoint {
-        Some(endpoint) => Some(bundle_endpoint(endpoint, seams, life, &core)?),
+        Some(endpoint) => Some(bundle_endpoint(endpoint, seams, life, &core).await?),
         None => None,
     };
     // The engine restores the weights of what the mesh federates: everything else must be in the mesh before.
@@ -170,7 +170,7 @@ async fn core(config: &Config, seams: &Seams, life: &Life) -> anyhow::Result<Cor
     let identity = start_identity(config, store.clone(), seams, life).await?;
     let own_id = config.trust_domain.with_path(&format!("/symbolon/controlplane/{REPLICA}"))?;
     let (clock, tls) = (seams.clock.clone(), tls::Identity::new(seams.clock.clone()));
-    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock, seams.seed, &life.metrics)?;
+    let own = OwnSvid::start(identity.clone(), own_id.clone(), tls.clone(), clock, seams.seed, &life.metrics).await?;
     life.core.spawn("own svid", own.run(life.core.drain.clone()));
     let bundles = identity.bundles.watch();
     life.core.spawn("trusted bundles", follow_bundles(bundles, tls.clone(), life.core.drain.clone()));
@@ -249,14 +249,14 @@ async fn relationships(
     };
     let fetcher = trust::Fetcher::new(config.roots_file.as_deref(), seams.clock.clone(), config.fetching)
         .context("federation.rootsFile")?;
-    let book = Trusted { own: config.trust_domain.clone(), bundles: core.identity.bundles.clone(), link };
+    let book = Trusted { identity: core.identity.clone(), link };
     let (store, clock, edges) = (core.store.clone(), seams.clock.clone(), &life.edges);
     let started =
         trust::start(trust, fetcher, Arc::new(book), store, clock, &edges.tasks, edges.drain.clone(), &life.metrics);
     Ok(started.await?)
 }
 
-fn bundle_endpoint(
+async fn bundle_endpoint(
     endpoint: &BundleEndpoint,
     seams: &Seams,
     life: &Life,
@@ -268,7 +268,8 @@ fn bundle_endpoint(
         Proof::Spiffe(Some(id)) => {
             let tls = tls::Identity::new(seams.clock.clone());
             let (identity, clock) = (core.identity.clone(), seams.clock.clone());
-            let own = OwnSvid::start(identity, id.clone(), tls.clone(), clock, seams.seed, &life.metrics)?;
+            let own = OwnSvid::start(identity, id.clone(), tls.clone(), clock, seams.seed, &life.metrics);
+            let own = own.await?;
             life.core.spawn("endpoint svid", own.run(life.core.drain.clone()));
             trust::endpoint::Presented::Spiffe(tls)
         }
@@ -338,13 +339,14 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         trust_domain: config.trust_domain.clone(),
         key_dir: config.data_dir.join("keys"),
         audit_dir: config.data_dir.join("audit"),
+        minting: config.minting,
         ca_ttl: config.identity.ca_ttl,
         svid_ttl: config.identity.svid_ttl,
         node_ttl: config.identity.node_ttl,
         x509pop: config.x509pop.clone(),
         fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
-        authority: identity::authority::Settings::default(),
+        authority: config.authority.clone(),
     };
     let (clock, core) = (seams.clock.clone(), &life.core);
     Ok(Identity::start(authority, store, clock, &life.metrics, &core.tasks, core.drain.clone()).await?)

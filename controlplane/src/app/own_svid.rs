@@ -39,7 +39,7 @@ pub(super) struct OwnSvid {
 
 impl OwnSvid {
     /// Mints the first one and presents it.
-    pub(super) fn start(
+    pub(super) async fn start(
         identity: Identity,
         id: SpiffeId,
         tls: tls::Identity,
@@ -47,7 +47,7 @@ impl OwnSvid {
         seed: u64,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
-        let svid = mint(&identity, &id).context("the control plane's own SVID")?;
+        let svid = mint(&identity, &id).await.context("the control plane's own SVID")?;
         tls.set_svid(&svid);
         tls.set_bundles(&identity.bundles.all());
         let expires = metrics.gauge("symbolon_own_svid_expires_seconds", "Unix time at which the own SVID expires");
@@ -81,7 +81,7 @@ impl OwnSvid {
             if self.clock.now() < due {
                 continue;
             }
-            match mint(&self.identity, &self.id) {
+            match mint(&self.identity, &self.id).await {
                 Ok(svid) => {
                     info!(?svid, "own SVID renewed");
                     self.tls.set_svid(&svid);
@@ -119,8 +119,8 @@ impl OwnSvid {
     }
 }
 
-fn mint(identity: &Identity, id: &SpiffeId) -> anyhow::Result<Svid> {
+async fn mint(identity: &Identity, id: &SpiffeId) -> anyhow::Result<Svid> {
     let (key, csr) = new_key()?;
-    let minted = identity.mint_own(id, &csr)?;
+    let minted = identity.own_svid(id, csr).await?;
     Ok(Svid::new(minted.chain, key)?)
 }

@@ -1,5 +1,6 @@
 //! The whole control plane in this process, on port 0, called over its real ports.
 
+mod audit;
 mod identities;
 mod life;
 mod link;

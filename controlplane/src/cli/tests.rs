@@ -80,6 +80,7 @@ fn what_prints_data_takes_the_form_of_its_output() {
         "peer list",
         "peer status b",
         "bundle show",
+        "audit verify",
         "bundle list",
         "bundle watch b.example",
         "bundle set b.example f",

@@ -24,6 +24,7 @@ use rustls_pki_types::CertificateDer;
 use symbolon_kit::octets;
 use zeroize::Zeroizing;
 
+use super::audit::{Kind, Record};
 use super::nodes::{Attested, Nodes};
 use super::tokens::Tokens;
 use super::{Identity, Minted, Refusal, profile};
@@ -132,7 +133,7 @@ impl Identity {
         };
         self.nodes.may_attest(&attested.name)?;
         self.nodes.holds_no_other(kind, &attested.name)?;
-        let minted = self.mint(request, &self.node_id(&attested.name), self.node_ttl, &[])?;
+        let minted = self.mint_for_node(&attested.name, request, records(kind, &attested)).await?;
         let can_reattest = attested.can_reattest;
         self.nodes.admit(kind, attested, &minted).await?;
         Ok(Progress::Done(Admitted { minted, can_reattest }))
@@ -194,6 +195,15 @@ impl fmt::Debug for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Evidence({})", self.kind())
     }
+}
+
+/// What is written down of an attestation.
+fn records(kind: &str, attested: &Attested) -> Vec<Record> {
+    let node = attested.name.as_str();
+    let spent = (kind == join_token::KIND).then(|| Record::new(Kind::TokenUsed).with("node", node));
+    let selectors = attested.selectors.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let record = Record::new(Kind::NodeAttested).with("node", node).with("attestor", kind).with("selectors", selectors);
+    spent.into_iter().chain([record]).collect()
 }
 
 /// Bytes of a question: nobody has asked it before.

@@ -73,6 +73,8 @@ pub enum Error {
     Full,
     #[error("the audit log cannot be written: {0}")]
     Disk(String),
+    #[error("too many records wait for the audit log")]
+    Busy,
     #[error("the audit log is closed; the control plane is stopping")]
     Closed,
 }
@@ -169,17 +171,23 @@ impl Audit {
         })
     }
 
-    /// Writes a refusal down. One that is like others of the same caller and reason, seconds before, is counted with them, so that
-    /// nobody can fill the disk by being refused. A refusal stands whether or not it could be written.
-    pub async fn refused(&self, caller: &str, reason: &'static str, record: impl FnOnce(Record) -> Record) {
-        let due = self.refusals.ask(caller, reason);
-        for (caller, reason, times) in due.ended {
-            let again = Record::new(Kind::Refused).with("by", caller).with("reason", reason).with("times", times);
-            let _ = self.append(again.with("detail", "the same as before")).await; // counted and said there
-        }
+    /// Writes a refusal down, soon: it stands whether or not it could be written. One that is like others of the same caller and
+    /// reason, seconds before, is counted with them, so that nobody can fill the disk by being refused. Callers without a name are
+    /// one, whatever their address.
+    pub fn refused(&self, caller: &str, reason: &'static str, describe: impl FnOnce(Record) -> Record) {
+        let of = if caller.starts_with("anonymous") { "anonymous" } else { caller };
+        let due = self.refusals.ask(of, reason);
+        let refusal = |caller: &str, reason: &str| Record::new(Kind::Refused).with("by", caller).with("reason", reason);
+        let again = |(caller, reason, times): (String, &str, u64)| {
+            refusal(&caller, reason).with("detail", "the same again").with("times", times)
+        };
+        let mut records: Vec<_> = due.ended.into_iter().map(again).collect();
         if due.record {
-            let refused = Record::new(Kind::Refused).with("by", caller).with("reason", reason);
-            let _ = self.append(record(refused)).await; // counted and said there
+            records.push(describe(refusal(caller, reason)));
+        }
+        let (count, (done, _)) = (records.len() as u64, oneshot::channel());
+        if count > 0 && self.queue.try_send(Batch { records, done }).is_err() {
+            self.failures.add(&[("reason", Error::Busy.label())], count);
         }
     }
 
@@ -323,7 +331,11 @@ async fn keep_head(store: SharedStore, mut durable: watch::Receiver<Durable>, dr
     }
 }
 
-async fn stored_head(store: &SharedStore) -> Result<Option<Head>, store::Error> {
+/// How far the log goes, as the store knows it: a little less than it does while a control plane writes.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn stored_head(store: &SharedStore) -> Result<Option<Head>, store::Error> {
     let Some(stored) = store.get(&keys::audit_head()).await? else { return Ok(None) };
     let record: HeadRecord = codec::decode("audit head", &stored.value)?;
     let hash = chain::unhex(record.hash.as_bytes());
@@ -340,6 +352,7 @@ impl Error {
         match self {
             Self::Full => "audit_full",
             Self::Disk(_) => "audit_disk",
+            Self::Busy => "audit_busy",
             Self::Closed => "audit_closed",
         }
     }

@@ -22,6 +22,7 @@ use symbolon_proto::selector::Selectors;
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{info, warn};
 
+use super::audit::{Audit, Kind, Record};
 use super::{Config, Refusal, nodes};
 use crate::model::NodeName;
 use crate::store::{self, Committed, SharedStore, Txn, codec, keys};
@@ -79,6 +80,7 @@ pub struct Entries {
     store: SharedStore,
     clock: Clock,
     nodes: watch::Receiver<Arc<nodes::Table>>,
+    audit: Audit,
     table: Arc<RwLock<table::Table>>, // std's: nothing awaits while it is held
     /// One writer at a time, so that the table never shows an order that the store does not have.
     writing: Arc<Mutex<()>>,
@@ -108,6 +110,7 @@ impl Entries {
         store: SharedStore,
         clock: Clock,
         nodes: watch::Receiver<Arc<nodes::Table>>,
+        audit: Audit,
     ) -> Result<Self, store::Error> {
         let mut table = table::Table::default();
         for stored in store.range(keys::entries()).await?.0 {
@@ -123,6 +126,7 @@ impl Entries {
             store,
             clock,
             nodes,
+            audit,
             table: Arc::new(RwLock::new(table)),
             writing: Arc::default(),
             expiries: Arc::default(),
@@ -230,6 +234,7 @@ impl Entries {
             }
         })?;
         let plan = Plan { create: vec![Arc::new(entry)], ..Plan::default() };
+        self.audit.append_all(records(&plan)).await?;
         let done = self.perform(plan).await?;
         done.create.into_iter().next().ok_or_else(|| Refused::Unknown(String::new()))
     }
@@ -241,7 +246,12 @@ impl Entries {
     pub async fn delete(&self, id: &str) -> Result<Arc<Entry>, Refused> {
         let _writing = self.writing.lock().await;
         let entry = self.by_id(id).ok_or_else(|| Refused::Unknown(symbolon_kit::text::shown(id, 80)))?;
-        self.perform(Plan { delete: vec![entry.clone()], ..Plan::default() }).await?;
+        let plan = Plan { delete: vec![entry.clone()], ..Plan::default() };
+        // What takes an identity away is done even if it cannot be written down.
+        if let Err(why) = self.audit.append_all(records(&plan)).await {
+            warn!(entry = %entry.id, %why, "an entry is deleted, and the audit log does not say so");
+        }
+        self.perform(plan).await?;
         Ok(entry)
     }
 
@@ -265,7 +275,11 @@ impl Entries {
             self.check_counts(table, &plan)?;
             Ok::<_, Refused>(plan)
         })?;
-        if dry_run || plan.is_empty() { Ok(plan) } else { self.perform(plan).await }
+        if dry_run || plan.is_empty() {
+            return Ok(plan);
+        }
+        self.audit.append_all(records(&plan)).await?;
+        self.perform(plan).await
     }
 
     fn check_counts(&self, table: &table::Table, plan: &Plan) -> Result<(), Refused> {
@@ -422,8 +436,38 @@ impl Entries {
         for entry in &due {
             info!(entry = %entry.id, id = %entry.spiffe_id, "registration expired");
         }
+        let expired = due.iter().map(|entry| record(Kind::EntryExpired, entry)).collect();
+        if let Err(why) = self.audit.append_all(expired).await {
+            warn!(%why, "entries have expired, and the audit log does not say so");
+        }
         self.perform(Plan { delete: due, ..Plan::default() }).await.map(drop)
     }
+}
+
+/// What is done, for the audit log: written before it is done, so that nothing is done unwritten.
+fn records(plan: &Plan) -> Vec<Record> {
+    let created = plan.create.iter().map(|entry| record(Kind::EntryCreated, entry));
+    let updated = plan.change.iter().map(|(_, after)| record(Kind::EntryUpdated, after));
+    let deleted = plan.delete.iter().map(|entry| record(Kind::EntryDeleted, entry));
+    created.chain(updated).chain(deleted).collect()
+}
+
+fn record(kind: Kind, entry: &Entry) -> Record {
+    let seconds = |ttl: Option<Duration>| ttl.map_or(0, |ttl| ttl.as_secs());
+    let parent = match &entry.parent {
+        Parent::Node(node) => node.to_string(),
+        Parent::Alias(alias) => alias.to_string(),
+        Parent::ControlPlane => String::new(),
+    };
+    Record::new(kind)
+        .with("entry", &*entry.id)
+        .with("id", entry.spiffe_id.as_str())
+        .with("parent", parent)
+        .with("selectors", entry.selectors.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .with("dns", entry.dns_names.clone())
+        .with("ttl", seconds(entry.ttl))
+        .with("jwt_ttl", seconds(entry.jwt_ttl))
+        .with("expires", entry.expires_at.unwrap_or(0))
 }
 
 fn new_id() -> String {

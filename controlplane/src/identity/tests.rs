@@ -1,4 +1,6 @@
 mod authority;
+mod authority_faults;
+mod authority_life;
 mod bundles;
 mod csr;
 mod entries;
@@ -23,6 +25,17 @@ const CA_TTL: Duration = Duration::from_secs(24 * 3600);
 const SVID_TTL: Duration = Duration::from_secs(3600);
 const NODE_TTL: Duration = Duration::from_secs(12 * 3600);
 
+/// What nodes get, as it is signed: without pool and record.
+impl Identity {
+    fn renew_node(&self, node: &NodeName, csr: &[u8]) -> Result<Minted, Refusal> {
+        self.signed(node, "", csr)
+    }
+
+    fn mint_for_entry(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
+        self.signed(node, entry_id, csr)
+    }
+}
+
 /// A control plane's data folder, and its clock.
 struct World {
     folder: tempfile::TempDir,
@@ -39,6 +52,7 @@ fn world() -> World {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: folder.path().join("keys"),
         audit_dir: folder.path().join("audit"),
+        minting: mint::Settings::default(),
         ca_ttl: CA_TTL,
         svid_ttl: SVID_TTL,
         node_ttl: NODE_TTL,

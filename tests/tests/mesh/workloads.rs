@@ -1,11 +1,11 @@
 //! What workloads get from their node's sidecar, by the sockets, with a real control plane behind it.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 use symbolon_proto::admin as api;
+use symbolon_proto::admin::change_authority_request::Step;
 use symbolon_proto::workload::{X509BundlesRequest, X509svidRequest, X509svidResponse};
 use symbolon_tests::mesh::plane::Plane;
+use symbolon_tests::mesh::rotation::{self, issuer_of};
 use symbolon_tests::mesh::sidecar::{Sidecar, with_header};
 use symbolon_tests::mesh::{Mesh, soon, until};
 
@@ -57,21 +57,14 @@ async fn an_entry_says_whose_bundles_its_workloads_see() -> anyhow::Result<()> {
 /// Several batches of them, so that a restart would show.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_sidecar_has_every_key_and_asks_for_none() -> anyhow::Result<()> {
-    const WORKLOADS: usize = 120;
-    let mesh = Mesh::builder().start().await?;
-    for at in 0..WORKLOADS {
-        mesh.a.entry("n1", &format!("w{at}")).await?;
-    }
-    let mut sidecar = mesh.a.sidecar("n1", json!([])).await?;
-    let keys =
-        |answer: X509svidResponse| answer.svids.into_iter().map(|svid| svid.x509_svid_key).collect::<BTreeSet<_>>();
-    let before = keys(first(&sidecar).await?);
-    assert_eq!(before.len(), WORKLOADS);
-    sidecar.kill().await;
-    sidecar.start_again().await?;
-    assert_eq!(keys(first(&sidecar).await?), before);
-    sidecar.ready().await?;
-    assert_eq!(sidecar.counted("symbolon_sidecar_svids_minted", &[]), 0);
+    println!("120 workloads are served {:?} after the start", rotation::sidecar_restart(120).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_envoy_has_its_new_certificate_soon_after_a_taint() -> anyhow::Result<()> {
+    let took = rotation::sds_after_taint(60).await?;
+    println!("60 streams: median {:?}, last {:?}", took[30], took[59]);
     Ok(())
 }
 
@@ -90,5 +83,46 @@ async fn the_control_plane_explains_a_process_by_what_its_node_sees() -> anyhow:
     assert_eq!(answer.granted.iter().map(|one| one.entry_id.as_str()).collect::<Vec<_>>(), [id]);
     let nobody = explain(i32::MAX).await.expect_err("no such process");
     assert!(nobody.message().contains("process"), "{nobody:?}");
+    Ok(())
+}
+
+/// Who signed the first SVID of the answer.
+fn issuer(answer: &X509svidResponse) -> anyhow::Result<String> {
+    issuer_of(&answer.svids[0].x509_svid)
+}
+
+/// A compromise, from the workload's side: the stream never ends, each message is whole, and within moments what the tainted authority
+/// signed is replaced; then the authority is taken out, and everybody still talks to everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_021_a_taint_replaces_what_workloads_hold_and_a_revocation_then_hurts_nobody() -> anyhow::Result<()> {
+    let mesh = Mesh::builder().start().await?;
+    mesh.a.entry("n1", "checkout").await?;
+    let sidecar = mesh.a.sidecar("n1", json!([])).await?;
+    let mut stream = sidecar.workload_api().fetch_x509svid(with_header(X509svidRequest {})).await?.into_inner();
+    let mut next =
+        async || soon("an SVID", stream.message()).await??.ok_or_else(|| anyhow::anyhow!("the stream ended"));
+    let old = issuer(&next().await?)?;
+    let (new, before) = mesh.a.next_authority().await?;
+    assert_eq!(before, old);
+    mesh.a.change_authority(Step::Taint, &old).await?;
+    let began = tokio::time::Instant::now();
+    let mut answer = next().await?;
+    while issuer(&answer)? != new {
+        assert_eq!(issuer(&answer)?, old, "what is served meanwhile is good");
+        answer = next().await?; // the bundle that gained an authority
+    }
+    println!("replaced within {:?} of the taint", began.elapsed());
+
+    mesh.a.change_authority(Step::Revoke, &old).await?;
+    until("a bundle of one authority", async || {
+        let served = first(&sidecar).await.ok()?;
+        let ends = mesh.a.bundle("").await.ok()?.authorities.len();
+        (ends == 1 && served.svids[0].bundle.len() < answer.svids[0].bundle.len()).then_some(())
+    })
+    .await?;
+    // Both ends have left the old authority: what is new still reaches the node.
+    mesh.a.entry("n1", "late").await?;
+    until("a second SVID", async || (first(&sidecar).await.ok()?.svids.len() == 2).then_some(())).await?;
+    assert_eq!(sidecar.counted("symbolon_sidecar_svids_expired", &[]), 0);
     Ok(())
 }

@@ -107,6 +107,7 @@ async fn the_own_svid_is_renewed_at_half_life() {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: folder.path().join("keys"),
         audit_dir: folder.path().join("audit"),
+        minting: identity::mint::Settings::default(),
         ca_ttl: Duration::from_hours(24),
         svid_ttl: Duration::from_hours(1),
         node_ttl: Duration::from_hours(24),
@@ -119,7 +120,7 @@ async fn the_own_svid_is_renewed_at_half_life() {
     let identity = Identity::start(config, store, clock.clone(), &Metrics::new(), &tasks, drain.clone()).await.unwrap();
     let tls = symbolon_kit::tls::Identity::new(clock.clone());
     let id = "spiffe://a.example/symbolon/controlplane/0".parse().unwrap();
-    let own = OwnSvid::start(identity, id, tls, clock.clone(), 7, &metrics).unwrap();
+    let own = OwnSvid::start(identity, id, tls, clock.clone(), 7, &metrics).await.unwrap();
     let running = tokio::spawn(own.run(drain.clone()));
     let expires = metrics.gauge("symbolon_own_svid_expires_seconds", "");
     let first = expires.value(&[]);

@@ -7,7 +7,7 @@ use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::chain::{self, GENESIS, Head, Problem};
+use super::chain::{self, GENESIS, Hash, Head, Line, Problem};
 
 const ENDING: &str = ".jsonl";
 /// What the end of a file is searched in, step by step.
@@ -140,6 +140,24 @@ pub fn verify(folder: &Path, known: Option<&Head>, durable: Option<(u64, u64)>) 
     }
     let problem = known.and_then(|known| chain::holds(known, &head, passed).err());
     Ok(Verified { head, problem })
+}
+
+/// The record that has this hash, whether or not the log is whole.
+///
+/// # Errors
+/// If the files cannot be read.
+pub fn find(folder: &Path, hash: &Hash) -> io::Result<Option<Head>> {
+    for entry in entries(folder)? {
+        let (mut file, mut line) = (BufReader::new(File::open(&entry.path)?), Vec::new());
+        while chain::read_line(&mut file, &mut line)? > 0 {
+            let found = Line::parse(line.trim_ascii_end()).filter(|line| line.hash == *hash);
+            if let Some(found) = found {
+                return Ok(Some(found.head()));
+            }
+            line.clear();
+        }
+    }
+    Ok(None)
 }
 
 /// The last `count` lines of the first `length` bytes of a file, without their ends; fewer if there are no more.

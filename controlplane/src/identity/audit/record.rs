@@ -113,12 +113,26 @@ fn text(value: &str, out: &mut Vec<u8>) {
         bounded = shown(value, MAX_TEXT);
         &bounded
     };
+    out.push(b'"');
     if value.bytes().all(plain) {
-        out.push(b'"');
         out.extend_from_slice(value.as_bytes());
-        out.push(b'"');
     } else {
-        serde_json::to_writer(out, value).expect("text is JSON, and a vector takes it");
+        value.chars().for_each(|letter| escaped(letter, out));
+    }
+    out.push(b'"');
+}
+
+/// In ASCII: what a terminal shows of a line is what stands in it.
+fn escaped(letter: char, out: &mut Vec<u8>) {
+    match letter {
+        '"' => out.extend_from_slice(b"\\\""),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        ' '..='~' => out.push(u8::try_from(letter).unwrap_or(b'?')),
+        _ => letter
+            .encode_utf16(&mut [0; 2])
+            .iter()
+            .for_each(|unit| out.extend_from_slice(format!("\\u{unit:04x}").as_bytes())),
     }
 }
 
@@ -255,6 +269,11 @@ mod tests {
             .with("list", vec!["a\r\nb".to_owned(); 1_000]);
         let text = written(&record);
         assert!(text.len() < 4_000, "{}", text.len());
+        let strange = "\u{202e}\u{1f980}\u{7f}\0é\\\"";
+        let text = written(&Record::new(Kind::Refused).with("detail", strange));
+        assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&format!("{{{text}}}")).unwrap();
+        assert_eq!(json["detail"], strange);
         assert!(!text.contains(['\n', '\r']));
     }
 }

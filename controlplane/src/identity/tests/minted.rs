@@ -12,7 +12,8 @@ fn read<'a>(der: &'a CertificateDer<'static>) -> X509Certificate<'a> {
 
 fn minted(identity: &Identity, ttl: Duration, dns: &[String]) -> Minted {
     let id = "spiffe://a.example/shop".parse().unwrap();
-    identity.mint(profile::Request::parse(&plain_csr()).unwrap(), &id, ttl, dns).unwrap()
+    let key = profile::Request::parse(&plain_csr()).unwrap().key_for(&id, dns).unwrap();
+    identity.issuer.mint(&key, &id, ttl, dns).unwrap()
 }
 
 #[tokio::test]

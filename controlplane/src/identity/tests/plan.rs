@@ -136,7 +136,7 @@ proptest! {
         runtime.block_on(async {
             let world = world();
             let identity = world.start().await;
-            let csr = plain_csr();
+            let mut csrs: BTreeMap<Arc<str>, Vec<u8>> = BTreeMap::new(); // a key is for one entry
             // (path, node) to when it expires.
             let mut model: BTreeMap<(u8, u8), (Arc<str>, i64)> = BTreeMap::new();
             for (what, path, on, ttl) in steps {
@@ -174,8 +174,9 @@ proptest! {
                 }
                 let now = symbolon_kit::clock::unix_secs(world.clock.now());
                 for entry in identity.entries.all() {
+                    let csr = csrs.entry(entry.id.clone()).or_insert_with(plain_csr);
                     for name in ["node-0", "node-1", "node-2"] {
-                        let minted = identity.mint_for_entry(&node(name), &entry.id, &csr);
+                        let minted = identity.mint_for_entry(&node(name), &entry.id, csr);
                         let granted = model.iter().find(|((_, on), (id, end))| {
                             *id == entry.id && *end > now && format!("node-{on}") == name
                         });
@@ -190,4 +191,33 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn every_change_of_an_entry_is_in_the_audit_log() {
+    let world = world();
+    let identity = world.start().await;
+    let entries = &identity.entries;
+    entries.apply(vec![wanted("/a", 1), wanted("/b", 2)], false, false).await.unwrap();
+    entries.apply(vec![with_ttl(wanted("/a", 1), 90)], true, true).await.unwrap(); // a dry run does nothing
+    entries.apply(vec![with_ttl(wanted("/a", 1), 90)], true, false).await.unwrap();
+    let made = entries.create(wanted("/c", 3).1).await.unwrap();
+    entries.delete(&made.id).await.unwrap();
+    let (lines, _) = identity.audit.last(100).await.unwrap();
+    let told: Vec<(String, String)> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|record| record["kind"].as_str().unwrap().starts_with("entry_"))
+        .map(|record| (record["kind"].as_str().unwrap().to_owned(), record["id"].as_str().unwrap().to_owned()))
+        .collect();
+    let id = |path: &str| format!("spiffe://a.example{path}");
+    let expected = [
+        ("entry_created", "/a"),
+        ("entry_created", "/b"),
+        ("entry_updated", "/a"),
+        ("entry_deleted", "/b"),
+        ("entry_created", "/c"),
+        ("entry_deleted", "/c"),
+    ];
+    assert_eq!(told, expected.map(|(kind, path)| (kind.to_owned(), id(path))));
 }

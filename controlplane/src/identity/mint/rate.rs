@@ -1,0 +1,92 @@
+//! How many signatures one node may have: a purse that fills with time, deep enough for a node that starts with all its workloads.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::identity::entries::MAX_PER_PARENT;
+use crate::model::NodeName;
+
+/// Nodes that are remembered before those with a full purse are forgotten: a full purse is as good as none.
+const MANY: usize = 4_096;
+
+/// Cheap to clone. A std mutex: nothing awaits while it is held. Only nodes that have attested get here, so the table is as large as
+/// the mesh at most.
+#[derive(Clone, Debug)]
+pub(in crate::identity) struct Rate {
+    per_second: f64,
+    purses: Arc<Mutex<HashMap<NodeName, Purse>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Purse {
+    holds: f64,
+    at: Instant,
+}
+
+impl Rate {
+    pub(in crate::identity) fn new(per_second: u32) -> Self {
+        Self { per_second: per_second.into(), purses: Arc::default() }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+    fn deepest(&self) -> f64 {
+        self.per_second.max(MAX_PER_PARENT as f64)
+    }
+
+    /// Takes `signatures` from the node's purse.
+    ///
+    /// # Errors
+    /// How long to wait until there are as many.
+    #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+    pub(super) fn spend(&self, node: &NodeName, signatures: usize) -> Result<(), Duration> {
+        let (now, signatures) = (Instant::now(), signatures as f64);
+        let mut purses = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
+        if purses.len() >= MANY && !purses.contains_key(node) {
+            purses.retain(|_, purse| self.filled(*purse, now) < self.deepest());
+        }
+        let purse = purses.entry(node.clone()).or_insert(Purse { holds: self.deepest(), at: now });
+        let holds = self.filled(*purse, now);
+        if holds < signatures {
+            return Err(Duration::from_secs_f64((signatures - holds) / self.per_second));
+        }
+        *purse = Purse { holds: holds - signatures, at: now };
+        Ok(())
+    }
+
+    fn filled(&self, purse: Purse, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(purse.at).as_secs_f64();
+        (purse.holds + passed * self.per_second).min(self.deepest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_may_start_with_all_its_workloads_and_then_has_its_rate() {
+        let rate = Rate::new(1_000);
+        let (greedy, other) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+        for _ in 0..MAX_PER_PARENT / 500 {
+            assert_eq!(rate.spend(&greedy, 500), Ok(()));
+        }
+        assert_eq!(rate.spend(&greedy, 500), Err(Duration::from_millis(500)));
+        assert_eq!(rate.spend(&other, 500), Ok(()), "others are not concerned");
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(rate.spend(&greedy, 500), Ok(()));
+        assert_eq!(rate.spend(&greedy, 1), Err(Duration::from_millis(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_that_rest_are_forgotten() {
+        let rate = Rate::new(1_000);
+        for n in 0..2 * MANY {
+            rate.spend(&format!("n{n}").parse().unwrap(), 1).unwrap();
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(rate.purses.lock().unwrap().len() <= MANY);
+    }
+}
