@@ -186,14 +186,21 @@ impl Identity {
         let folder = config.audit_dir.clone();
         let audit = audit::Audit::start(folder, store.clone(), clock.clone(), metrics, tasks, drain.clone()).await?;
         let bundles = bundles::Bundles::load(&config, store.clone(), clock.clone()).await?;
-        let (authority, authorities, issuer) =
-            authority::Authority::load_or_create(&config, store.clone(), clock.clone(), bundles.clone()).await?;
+        let (authority, authorities, issuer) = authority::Authority::load_or_create(
+            &config,
+            store.clone(),
+            clock.clone(),
+            bundles.clone(),
+            audit.clone(),
+            metrics,
+        )
+        .await?;
         tasks.spawn("authority", OnExit::Shutdown, authority.run(drain.clone()));
         let tokens = tokens::Tokens::load(store.clone(), clock.clone(), &config.fence).await?;
         tasks.spawn("token time", OnExit::Shutdown, tokens.clone().keep_time(drain.clone()));
         let nodes = nodes::Nodes::load(store.clone(), clock.clone()).await?;
-        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch()).await?;
-        tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(audit.clone(), drain));
+        let entries = entries::Entries::load(&config, store, clock.clone(), nodes.watch(), audit.clone()).await?;
+        tasks.spawn("entry expiry", OnExit::Shutdown, entries.clone().run(drain));
         let x509pop = config.x509pop.map(|of| attest::X509Pop::load(&of.ca_bundle, of.name, clock)).transpose()?;
         Ok(Self {
             trust_domain: config.trust_domain.clone(),
@@ -236,7 +243,7 @@ impl Error {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Store(_) => "store",
-            Self::Audit(_) => "audit",
+            Self::Audit(error) => error.label(),
             Self::Key(error) | Self::LostKey { error } => error.label(),
             Self::Upstream(error) => error.label(),
             Self::Fence { .. } => "fence",

@@ -21,6 +21,7 @@ const FILES: [(&str, &str, &[Heading]); 2] = [
             ("File", "## The control plane's file"),
             ("Listen", "### `listen`"),
             ("IdentityFile", "### `identity`"),
+            ("X509PopFile", "`identity.x509pop`"),
             ("ServiceFile", "### `services[]`"),
             ("FederatedFile", "### `federatedServices[]`"),
             ("PolicyFile", "### `rolloutPolicy`"),
@@ -37,6 +38,8 @@ const FILES: [(&str, &str, &[Heading]); 2] = [
         "The sidecar's file",
         &[
             ("File", "## The sidecar's file"),
+            ("AttestFile", "`attest`"),
+            ("X509PopFile", "`attest.x509pop`"),
             ("Sockets", "### `sockets`"),
             ("WorkloadFile", "### `workloads[]`"),
             ("HealthFile", "### `workloads[].health`"),

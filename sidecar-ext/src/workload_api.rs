@@ -113,7 +113,13 @@ impl<T: Clone + PartialEq + Send + 'static> Streaming<T> {
                     }
                 }
             }
-            let selected = (state.answer.select)(&state.view.borrow_and_update(), &state.caller);
+            let selected = {
+                let view = state.view.borrow_and_update();
+                if answer::may_wait(&view, &state.caller, &state.told) {
+                    continue;
+                }
+                (state.answer.select)(&view, &state.caller)
+            };
             match selected {
                 Ok(selected) if selected == state.told => {} // somebody else's change
                 Ok(selected) => {

@@ -15,6 +15,7 @@ pub mod load;
 pub mod node;
 pub mod plane;
 pub mod process;
+pub mod propagation;
 pub mod proxy;
 pub mod settings;
 pub mod sidecar;

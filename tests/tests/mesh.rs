@@ -11,6 +11,7 @@ mod mesh {
     mod nodes;
     mod oracle;
     mod path;
+    mod registration;
     mod rollout;
     mod shop;
     mod sidecar;

@@ -7,6 +7,8 @@ mod journal;
 pub mod kind;
 pub mod slots;
 mod start;
+#[cfg(test)]
+mod testing;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +25,7 @@ use symbolon_proto::ids::TrustDomain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::audit::{self, Audit, Record};
 use super::bundles::Bundles;
 use super::issue::Issuer;
 use super::keys::{self, KeyManager};
@@ -56,7 +59,6 @@ pub struct Settings {
     pub upstream: Option<upstream::Config>,
     /// Go on without keys that are lost, once, with new ones.
     pub replace_lost_keys: bool,
-    pub metrics: Metrics,
 }
 
 /// All kinds of authorities, as their task holds them.
@@ -75,6 +77,9 @@ pub struct Authority {
     /// The wall clock less the time that has passed, when it was last compared.
     pace: (SystemTime, Duration),
     bundles: Bundles,
+    audit: Audit,
+    /// An operator's word is being followed; otherwise it is the schedule.
+    asked: bool,
     issuer: Issuer,
     orders: mpsc::Receiver<view::Request>,
     listing: watch::Sender<Arc<Vec<View>>>,
@@ -234,8 +239,9 @@ impl Authority {
         }
         if next != lane.slots {
             let value = journal::encode(&self.trust_domain, &next)?;
+            // The log has it first: no authority changes without a record (I11).
+            self.audit.append_all(self.changes(kind, &next)).await.map_err(Error::from)?;
             self.store.commit(Txn::new().put(start::journal_key(kind), value)).await?;
-            self.log_changes(kind, &next);
             if let Some(lane) = self.lanes.get_mut(&kind) {
                 lane.slots = next;
             }
@@ -334,7 +340,9 @@ impl Authority {
     /// Follows an operator's word.
     async fn answer(&mut self, request: view::Request) {
         let (kind, step) = (request.order.word.word(), request.order.step.word());
+        self.asked = true;
         let done = self.obey(&request.order).await;
+        self.asked = false;
         let outcome = match &done {
             Ok(()) => "done",
             Err(Stop::Refused(refused)) => refused.label(),
@@ -410,17 +418,32 @@ impl Authority {
         self.drive(Kind::X509, event).await
     }
 
-    fn log_changes(&self, kind: Kind, next: &Slots<Material>) {
-        let Some(lane) = self.lanes.get(&kind) else { return };
+    /// What differs from the slots so far, as records.
+    fn changes(&self, kind: Kind, next: &Slots<Material>) -> Vec<Record> {
+        let Some(lane) = self.lanes.get(&kind) else { return Vec::new() };
+        let record = |what: audit::Kind, id: &Id| {
+            let by = if self.asked { "operator" } else { "schedule" };
+            info!(kind = kind.word(), %id, by, "{}", what.word());
+            Record::new(what).with("authority", kind.word()).with("id", &**id).with("by", by)
+        };
+        let mut records = Vec::new();
         for slot in &next.slots {
             let before = lane.slots.slots.iter().find(|before| before.id == slot.id).map(|before| before.state.word());
+            let what = match slot.state {
+                State::Prepared => audit::Kind::AuthorityPrepared,
+                State::Active => audit::Kind::AuthorityActivated,
+                State::Tainted { .. } => audit::Kind::AuthorityTainted,
+                State::Revoked => audit::Kind::AuthorityRevoked,
+                State::Published { .. } | State::Old => continue, // follow from the others
+            };
             if before != Some(slot.state.word()) {
-                info!(kind = kind.word(), id = %slot.id, state = slot.state.word(), "authority");
+                records.push(record(what, &slot.id));
             }
         }
         for gone in lane.slots.slots.iter().filter(|slot| next.slots.iter().all(|other| other.id != slot.id)) {
-            info!(kind = kind.word(), id = %gone.id, "authority forgotten");
+            records.push(record(audit::Kind::AuthorityExpired, &gone.id));
         }
+        records
     }
 }
 

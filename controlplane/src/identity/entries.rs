@@ -80,6 +80,7 @@ pub struct Entries {
     store: SharedStore,
     clock: Clock,
     nodes: watch::Receiver<Arc<nodes::Table>>,
+    audit: Audit,
     table: Arc<RwLock<table::Table>>, // std's: nothing awaits while it is held
     /// One writer at a time, so that the table never shows an order that the store does not have.
     writing: Arc<Mutex<()>>,
@@ -109,6 +110,7 @@ impl Entries {
         store: SharedStore,
         clock: Clock,
         nodes: watch::Receiver<Arc<nodes::Table>>,
+        audit: Audit,
     ) -> Result<Self, store::Error> {
         let mut table = table::Table::default();
         for stored in store.range(keys::entries()).await?.0 {
@@ -124,6 +126,7 @@ impl Entries {
             store,
             clock,
             nodes,
+            audit,
             table: Arc::new(RwLock::new(table)),
             writing: Arc::default(),
             expiries: Arc::default(),
@@ -231,6 +234,7 @@ impl Entries {
             }
         })?;
         let plan = Plan { create: vec![Arc::new(entry)], ..Plan::default() };
+        self.audit.append_all(records(&plan)).await?;
         let done = self.perform(plan).await?;
         done.create.into_iter().next().ok_or_else(|| Refused::Unknown(String::new()))
     }
@@ -242,7 +246,12 @@ impl Entries {
     pub async fn delete(&self, id: &str) -> Result<Arc<Entry>, Refused> {
         let _writing = self.writing.lock().await;
         let entry = self.by_id(id).ok_or_else(|| Refused::Unknown(symbolon_kit::text::shown(id, 80)))?;
-        self.perform(Plan { delete: vec![entry.clone()], ..Plan::default() }).await?;
+        let plan = Plan { delete: vec![entry.clone()], ..Plan::default() };
+        // What takes an identity away is done even if it cannot be written down.
+        if let Err(why) = self.audit.append_all(records(&plan)).await {
+            warn!(entry = %entry.id, %why, "an entry is deleted, and the audit log does not say so");
+        }
+        self.perform(plan).await?;
         Ok(entry)
     }
 
@@ -266,7 +275,11 @@ impl Entries {
             self.check_counts(table, &plan)?;
             Ok::<_, Refused>(plan)
         })?;
-        if dry_run || plan.is_empty() { Ok(plan) } else { self.perform(plan).await }
+        if dry_run || plan.is_empty() {
+            return Ok(plan);
+        }
+        self.audit.append_all(records(&plan)).await?;
+        self.perform(plan).await
     }
 
     fn check_counts(&self, table: &table::Table, plan: &Plan) -> Result<(), Refused> {
@@ -364,9 +377,9 @@ impl Entries {
     // === expiry ===
 
     /// Lets entries go at the moment they expire, and then deletes them; and follows what attestation finds true of nodes.
-    pub(super) async fn run(self, audit: Audit, drain: Drain) {
+    pub(super) async fn run(self, drain: Drain) {
         tokio::select! {
-            () = self.expire(&audit) => {}
+            () = self.expire() => {}
             () = self.follow_nodes() => {}
             () = drain.cancelled() => {}
         }
@@ -390,13 +403,13 @@ impl Entries {
         }
     }
 
-    async fn expire(&self, audit: &Audit) {
+    async fn expire(&self) {
         loop {
             tokio::select! {
                 () = self.next_expiry() => {}
                 () = self.expiries.notified() => continue,
             }
-            if let Err(why) = self.prune(audit).await {
+            if let Err(why) = self.prune().await {
                 warn!(%why, "expired registrations cannot be deleted; nobody has them any more all the same");
                 tokio::time::sleep(LONGEST_NAP).await;
             }
@@ -412,7 +425,7 @@ impl Entries {
     }
 
     /// What has expired is told first: it is over even if the store cannot write.
-    async fn prune(&self, audit: &Audit) -> Result<(), Refused> {
+    async fn prune(&self) -> Result<(), Refused> {
         let now = self.now();
         let _writing = self.writing.lock().await;
         let due = self.read(|table| table.expired(now));
@@ -422,12 +435,39 @@ impl Entries {
         self.write(|table| table.expire(&due, &|node| self.facts(node), now));
         for entry in &due {
             info!(entry = %entry.id, id = %entry.spiffe_id, "registration expired");
-            let (id, revision) = (entry.spiffe_id.as_str(), entry.revision);
-            let expired = Record::new(Kind::EntryExpired).with("entry", &*entry.id).with("revision", revision);
-            let _ = audit.append(expired.with("id", id)).await; // it has expired whether or not that is written down
+        }
+        let expired = due.iter().map(|entry| record(Kind::EntryExpired, entry)).collect();
+        if let Err(why) = self.audit.append_all(expired).await {
+            warn!(%why, "entries have expired, and the audit log does not say so");
         }
         self.perform(Plan { delete: due, ..Plan::default() }).await.map(drop)
     }
+}
+
+/// What is done, for the audit log: written before it is done, so that nothing is done unwritten.
+fn records(plan: &Plan) -> Vec<Record> {
+    let created = plan.create.iter().map(|entry| record(Kind::EntryCreated, entry));
+    let updated = plan.change.iter().map(|(_, after)| record(Kind::EntryUpdated, after));
+    let deleted = plan.delete.iter().map(|entry| record(Kind::EntryDeleted, entry));
+    created.chain(updated).chain(deleted).collect()
+}
+
+fn record(kind: Kind, entry: &Entry) -> Record {
+    let seconds = |ttl: Option<Duration>| ttl.map_or(0, |ttl| ttl.as_secs());
+    let parent = match &entry.parent {
+        Parent::Node(node) => node.to_string(),
+        Parent::Alias(alias) => alias.to_string(),
+        Parent::ControlPlane => String::new(),
+    };
+    Record::new(kind)
+        .with("entry", &*entry.id)
+        .with("id", entry.spiffe_id.as_str())
+        .with("parent", parent)
+        .with("selectors", entry.selectors.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .with("dns", entry.dns_names.clone())
+        .with("ttl", seconds(entry.ttl))
+        .with("jwt_ttl", seconds(entry.jwt_ttl))
+        .with("expires", entry.expires_at.unwrap_or(0))
 }
 
 fn new_id() -> String {

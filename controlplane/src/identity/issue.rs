@@ -41,8 +41,6 @@ pub(super) struct Signer {
     /// What is served behind each leaf: nothing for a self-signed authority, which is in the bundle; below an upstream authority its
     /// own certificate and those between it and the root.
     pub(super) intermediates: Vec<CertificateDer<'static>>,
-    /// Whether its key waits for something outside this process; see [`SigningKey::is_slow`].
-    pub(super) slow: bool,
 }
 
 /// The JWT (or WIT) authority that signs now: [`SigningKey::sign_jws`] of `key`, with `alg` of [`super::keys::Algorithm::jws`].

@@ -1,4 +1,6 @@
 mod authority;
+mod authority_faults;
+mod authority_life;
 mod bundles;
 mod csr;
 mod entries;

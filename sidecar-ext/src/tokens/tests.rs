@@ -44,7 +44,7 @@ impl Fake {
             let refusal = wire::Refusal { reason: "unknown_entry".into(), detail: String::new() };
             return (wire::MintedJwt { outcome: Some(Outcome::Refusal(refusal)) }, None);
         }
-        let spiffe_id = self.names.lock().unwrap().get(&order.entry_id).cloned().unwrap_or(WEB.into());
+        let spiffe_id = self.names.lock().unwrap().get(&order.entry_id).cloned().unwrap_or_else(|| WEB.into());
         let (from, signer) = (self.clock.now(), self.signer.lock().unwrap().clone());
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_secs(from).unsigned_abs());
         let until = from + Duration::from_secs(300);

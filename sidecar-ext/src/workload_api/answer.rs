@@ -27,6 +27,8 @@ pub(super) struct Selected {
 
 /// A token that was asked for.
 type Got = Result<Arc<Token>, NoToken>;
+/// A token and the entry that it was asked for.
+type Usable<'a> = (&'a Arc<Entry>, Arc<Token>);
 
 /// Hints of one answer: each is given once, to the first that has it (W-6).
 #[derive(Default)]
@@ -34,12 +36,13 @@ pub(super) struct Hints<'a>(BTreeSet<&'a str>);
 
 impl PartialEq for Selected {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(one, two): (&(Arc<Entry>, Arc<Svid>), &(Arc<Entry>, Arc<Svid>))| {
-            Arc::ptr_eq(&one.0, &two.0) && Arc::ptr_eq(&one.1, &two.1)
-        };
         Arc::ptr_eq(&self.seen, &other.seen)
             && self.svids.len() == other.svids.len()
-            && self.svids.iter().zip(&other.svids).all(same)
+            && self
+                .svids
+                .iter()
+                .zip(&other.svids)
+                .all(|(one, two)| Arc::ptr_eq(&one.0, &two.0) && Arc::ptr_eq(&one.1, &two.1))
     }
 }
 
@@ -62,6 +65,15 @@ pub(super) fn svids(view: &View, caller: &Caller) -> Result<Selected, Status> {
         return Err(Status::unavailable("the caller's SVID could not be issued yet"));
     }
     Ok(Selected { svids, seen: seen(view, &held)? })
+}
+
+/// Whether a stream that was `told` of SVIDs waits in silence: something more is being issued to its caller, and all that it was told
+/// of still stands.
+pub(super) fn may_wait(view: &View, caller: &Caller, told: &Selected) -> bool {
+    let Ok(held) = entitled(view, caller) else { return false };
+    let stands = |id: &Arc<str>| held.iter().any(|one| one.entry.id == *id && matches!(one.holding, Holding::Valid(_)));
+    let pending = held.iter().any(|one| matches!(one.holding, Holding::Pending));
+    pending && !told.svids.is_empty() && told.svids.iter().all(|(entry, _)| stands(&entry.id))
 }
 
 /// The bundles alone; the caller's own SVIDs are not waited for.
@@ -175,7 +187,7 @@ pub(super) fn wit_svids(entries: &[Arc<Entry>], tokens: Vec<Got>) -> Result<wire
 ///
 /// # Errors
 /// `Unavailable` if a token is not here, `ResourceExhausted` if too many wait for one.
-fn usable(entries: &[Arc<Entry>], tokens: Vec<Got>) -> Result<Vec<(&Arc<Entry>, Arc<Token>)>, Status> {
+fn usable(entries: &[Arc<Entry>], tokens: Vec<Got>) -> Result<Vec<Usable<'_>>, Status> {
     let mut usable = Vec::with_capacity(tokens.len());
     for (entry, token) in entries.iter().zip(tokens) {
         match token {

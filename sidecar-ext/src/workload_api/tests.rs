@@ -154,6 +154,28 @@ async fn w_9_a_withdrawn_entry_ends_the_stream_with_permission_denied() {
 }
 
 #[tokio::test]
+async fn an_open_stream_waits_in_silence_for_one_identity_more() {
+    let ca = Ca::new("a.example");
+    let (agent, first) = agent(&ca);
+    let mut stream = svids(&agent).await;
+    assert_eq!(serial(&soon(stream.message()).await.unwrap().unwrap()), first.serial);
+    let more = |of: Holding| {
+        let web = (entry("web", WEB, &[&my_uid()]), valid(&first));
+        view(&ca, vec![web, (entry("job", JOB, &[&my_uid()]), of)])
+    };
+    agent.change(|view| *view = more(Holding::Pending));
+    assert_eq!(refusal(&agent).await.code(), Code::Unavailable, "whoever comes now has to wait (E-7)");
+    let job = ca.svid(JOB);
+    agent.change(|view| *view = more(valid(&job)));
+    let both = soon(stream.message()).await.unwrap().unwrap();
+    let ids: Vec<_> = both.svids.iter().map(|svid| svid.spiffe_id.as_str()).collect();
+    assert_eq!(ids, [WEB, JOB]);
+    // Not if what it was told of is gone meanwhile.
+    agent.change(|view| *view = crate::testing::view(&ca, vec![(entry("new", WEB, &[&my_uid()]), Holding::Pending)]));
+    assert_eq!(soon(stream.message()).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
 async fn the_local_file_ends_a_stream_that_it_no_longer_allows() {
     let (agent, _) = agent(&Ca::new("a.example"));
     let mut stream = svids(&agent).await;

@@ -90,6 +90,15 @@ impl Plane {
         self.process.end(|running| running.drain(Duration::from_secs(10))).await
     }
 
+    /// The selector that this process matches.
+    ///
+    /// # Panics
+    /// If the folder is gone.
+    pub fn own_uid(&self) -> String {
+        let folder = std::fs::metadata(self.folder.path()).expect("its folder is there");
+        format!("unix:uid:{}", std::os::unix::fs::MetadataExt::uid(&folder))
+    }
+
     pub fn admin(&self) -> AdminClient<Channel> {
         self.admin.clone()
     }
@@ -134,11 +143,10 @@ impl Plane {
     /// # Errors
     /// The control plane's refusal.
     pub async fn entry(&self, node: &str, account: &str) -> anyhow::Result<String> {
-        let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(self.folder.path())?);
         let identity = api::Identity {
             spiffe_id: self.settings.id(account),
             node: node.into(),
-            selectors: vec![format!("unix:uid:{uid}")],
+            selectors: vec![self.own_uid()],
             ..api::Identity::default()
         };
         let asked = api::CreateIdentityRequest { identity: Some(identity) };

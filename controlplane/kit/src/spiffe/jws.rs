@@ -358,7 +358,7 @@ impl Unsigned {
         self.0.as_bytes()
     }
 
-    /// The token. An ECDSA signature is in P1363 form, see [`Algorithm::jws_signature`].
+    /// The token. An ECDSA signature is in P1363 form (RFC 7518 §3.4), not in DER.
     pub fn signed(self, signature: &[u8]) -> Token {
         let mut token = Zeroizing::new(self.0);
         token.push('.');

@@ -207,8 +207,8 @@ impl TokenKey {
         &self.0.spki
     }
 
-    /// The key's name by its content (RFC 7638): what to call an authority of our own.
-    pub fn thumbprint(&self) -> String {
+    /// The key's name by its content (RFC 7638).
+    fn thumbprint(&self) -> String {
         let canonical = match &self.0.jwk {
             PublicJwk::Ec { crv, x, y } => format!(r#"{{"crv":"{crv}","kty":"EC","x":"{x}","y":"{y}"}}"#),
             PublicJwk::Rsa { n, e } => format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#),
@@ -278,15 +278,6 @@ fn ec_point<'a>(spki: &'a SubjectPublicKeyInfo<'_>) -> Option<(&'static Curve, &
     (y.len() == curve.size).then_some((curve, x, y))
 }
 
-/// The content of one element, and what follows it. None of a signature's is longer than 255 bytes.
-fn der(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    match bytes {
-        [found, 0x81, length, rest @ ..] if *found == tag => rest.split_at_checked(usize::from(*length)),
-        [found, length @ ..=0x7f, rest @ ..] if *found == tag => rest.split_at_checked(usize::from(*length)),
-        _ => None,
-    }
-}
-
 /// DER pads a positive INTEGER; JWK does not.
 fn unsigned(integer: &[u8]) -> &[u8] {
     &integer[integer.iter().take_while(|byte| **byte == 0).count()..]
@@ -310,22 +301,6 @@ impl Algorithm {
     /// By the name that `alg` gives it, which is case-sensitive.
     pub(super) fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(algorithm, _)| *algorithm)
-    }
-
-    /// The signature as a token has it, of one as certificates have it: ECDSA's is in DER there, and P1363 here (RFC 7518 §3.4).
-    /// `None` if it is no such signature.
-    pub fn jws_signature(self, x509: Vec<u8>) -> Option<Vec<u8>> {
-        let Some(curve) = CURVES.iter().find(|curve| curve.algorithm == self) else { return Some(x509) };
-        let (mut rest, behind) = der(0x30, &x509)?;
-        let mut fixed = Vec::with_capacity(2 * curve.size);
-        for _ in 0..2 {
-            let (number, next) = der(0x02, rest)?;
-            let number = unsigned(number);
-            fixed.resize(fixed.len() + curve.size.checked_sub(number.len())?, 0);
-            fixed.extend_from_slice(number);
-            rest = next;
-        }
-        (rest.is_empty() && behind.is_empty()).then_some(fixed)
     }
 
     /// As `alg` names it.

@@ -1,6 +1,5 @@
 //! Registration entries: from what an operator says to [`entries::New`], and back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use symbolon_proto::selector::{Selector, Selectors};
@@ -10,7 +9,6 @@ use tracing::info;
 
 use super::{Admin, Answer, parse, unavailable};
 use crate::api::node::Unanswered;
-use crate::identity::audit::{Kind, Record};
 use crate::identity::entries::{self, AskedFederation, Entry, FederatesWith, New, Parent};
 use crate::model::NodeName;
 
@@ -25,7 +23,6 @@ impl Admin {
         let asked = request.into_inner().identity.ok_or_else(|| Status::invalid_argument("no identity"))?;
         let made = self.0.identity.entries.create(new(asked)).await.map_err(refused)?;
         info!(entry = %made.id, id = %made.spiffe_id, parent = %shown(&made.parent), "identity registered");
-        self.record(vec![record(Kind::EntryCreated, &made)]).await?;
         Ok(Response::new(identity(&made)))
     }
 
@@ -40,7 +37,6 @@ impl Admin {
     ) -> Answer<wire::Identity> {
         let gone = self.0.identity.entries.delete(&request.into_inner().entry_id).await.map_err(refused)?;
         info!(entry = %gone.id, id = %gone.spiffe_id, parent = %shown(&gone.parent), "identity deleted");
-        self.record(vec![record(Kind::EntryDeleted, &gone)]).await?;
         Ok(Response::new(identity(&gone)))
     }
 
@@ -54,11 +50,6 @@ impl Admin {
         let (created, changed, deleted) = (plan.create.len(), plan.change.len(), plan.delete.len());
         if !asked.dry_run {
             info!(created, changed, deleted, unchanged = plan.unchanged, "identities applied");
-            let of = |kind: Kind| move |entry: &Arc<Entry>| record(kind, entry);
-            let created = plan.create.iter().map(of(Kind::EntryCreated));
-            let changed = plan.change.iter().map(|(_, after)| record(Kind::EntryUpdated, after));
-            let deleted = plan.delete.iter().map(of(Kind::EntryDeleted));
-            self.record(created.chain(changed).chain(deleted).collect()).await?;
         }
         let changed = plan.change.iter().map(|(before, after)| wire::ChangedIdentity {
             before: Some(identity(before)),
@@ -132,15 +123,6 @@ fn refused(why: entries::Refused) -> Status {
         entries::Refused::Raced(_) => Status::aborted(text),
         _ => Status::invalid_argument(text),
     }
-}
-
-fn record(kind: Kind, entry: &Entry) -> Record {
-    Record::new(kind)
-        .with("entry", &*entry.id)
-        .with("revision", entry.revision)
-        .with("id", entry.spiffe_id.as_str())
-        .with("parent", shown(&entry.parent))
-        .with("selectors", entry.selectors.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
 fn shown(parent: &Parent) -> String {

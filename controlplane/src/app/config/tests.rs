@@ -78,6 +78,12 @@ fn each_problem_has_its_code_field_and_line() {
         ("spiffe://b.example/ns", "spiffe://c.example/ns", "f:22: SYM0009: peers[0].grants.identities: "),
         ("refreshHint: 60s", "refreshHint: 59s", "f: SYM0004: identity.refreshHint: "),
         ("refreshHint: 60s", "refreshHint: 301s", "f: SYM0004: identity.refreshHint: "),
+        ("refreshHint: 60s", "refreshHint: 60s, nodeTtl: 5s", "f: SYM0004: identity.nodeTtl: "),
+        (
+            "refreshHint: 60s",
+            "refreshHint: 60s, x509pop: {caBundle: c, name: n1}",
+            "f: SYM0005: identity.x509pop.name: ",
+        ),
         ("suspectAfter: 3s", "suspectAfter: 30s", "f: SYM0010: federation: "),
         ("trustDomain: b.example", "trustDomain: b.example\n  address: https://b", "f:21: SYM0011: peers[0].address: "),
     ] {

@@ -21,19 +21,24 @@ impl Authority {
         store: SharedStore,
         clock: Clock,
         bundles: Bundles,
+        audit: Audit,
+        metrics: &Metrics,
     ) -> Result<(Self, Authorities, Issuer), Error> {
         let place = config.authority.keys.clone();
         let (folder, trust_domain) = (config.key_dir.clone(), config.trust_domain.clone());
         let keys = blocking(move || Ok(place.open(&folder, &trust_domain)?)).await?;
-        Self::with_keys(config, store, clock, bundles, keys).await
+        Self::with_keys(config, store, clock, bundles, audit, metrics, keys).await
     }
 
     /// As [`Self::load_or_create`], with the key manager given.
+    #[expect(clippy::too_many_arguments, reason = "what it works with")]
     pub(in crate::identity) async fn with_keys(
         config: &Config,
         store: SharedStore,
         clock: Clock,
         bundles: Bundles,
+        audit: Audit,
+        metrics: &Metrics,
         keys: Arc<dyn KeyManager>,
     ) -> Result<(Self, Authorities, Issuer), Error> {
         let settings = &config.authority;
@@ -50,11 +55,13 @@ impl Authority {
             store,
             clock,
             bundles,
+            audit,
+            asked: false,
             issuer: issuer.clone(),
             orders,
             listing,
             taints,
-            meters: Meters::new(&settings.metrics),
+            meters: Meters::new(metrics),
         };
         authority.read_upstream().await?;
         let existing = authority.existing_keys().await?;

@@ -9,6 +9,7 @@ use symbolon_proto::ids::{IdError, SpiffeId, TrustDomain};
 use symbolon_proto::selector::{Selector, SelectorError, Selectors, Subject};
 
 use super::{Entry, FederatesWith, Parent};
+use crate::identity::audit;
 use crate::model::NameError;
 use crate::store;
 
@@ -108,6 +109,8 @@ pub enum Refused {
     PruneAll,
     #[error("entry {} ({spiffe_id}): {why}", .index + 1)]
     Item { index: usize, spiffe_id: String, why: Box<Refused> },
+    #[error("nothing was done, since it cannot be written down: {0}")]
+    Audit(#[from] audit::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -261,10 +264,10 @@ impl AskedFederation {
 }
 
 impl Refused {
-    /// Whether it is the store that failed, and not what was asked.
+    /// Whether it is the store or the audit log that failed, and not what was asked.
     pub fn is_ours(&self) -> bool {
         match self {
-            Self::Store(_) => true,
+            Self::Store(_) | Self::Audit(_) => true,
             Self::Item { why, .. } => why.is_ours(),
             _ => false,
         }

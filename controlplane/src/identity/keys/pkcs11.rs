@@ -255,4 +255,4 @@ fn token(error: P11Error) -> KeyError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::identity) mod tests;

@@ -10,21 +10,36 @@ use symbolon_kit::spiffe::verify::{Usage, VerifyError};
 use x509_parser::extensions::ParsedExtension;
 
 use super::*;
-use crate::identity::authority::Authority;
+use crate::identity::audit::Audit;
+use crate::identity::authority::{Authorities, Authority};
 use crate::identity::bundles::Bundles;
 use crate::identity::issue::Issuer;
-use crate::identity::keys::KeyError;
+use crate::identity::keys::disk::Disk;
+use crate::identity::keys::{KeyError, KeyManager};
 use crate::store::{Committed, Event, Key, LeaseId, Prefix, Store, Stored, Txn};
 
 /// The authority without its task, for tests that step it.
-async fn stepped(world: &World, store: SharedStore) -> (Authority, Issuer, Bundles) {
-    let bundles = Bundles::load(&world.config, store.clone(), world.clock.clone()).await.unwrap();
-    let made = Authority::load_or_create(&world.config, store, world.clock.clone(), bundles.clone()).await;
-    let (authority, _, issuer) = made.unwrap();
+pub(super) async fn stepped(world: &World, store: SharedStore) -> (Authority, Issuer, Bundles) {
+    let keys = Arc::new(Disk::open(&world.config.key_dir).unwrap());
+    let (authority, _, issuer, bundles) = try_stepped(world, store, keys).await.unwrap();
     (authority, issuer, bundles)
 }
 
-fn mint(issuer: &Issuer, ttl: Duration) -> Result<Minted, Refusal> {
+pub(super) async fn try_stepped(
+    world: &World,
+    store: SharedStore,
+    keys: Arc<dyn KeyManager>,
+) -> Result<(Authority, Authorities, Issuer, Bundles), Error> {
+    let (config, clock, metrics, drain) = (&world.config, world.clock.clone(), Metrics::new(), Drain::new());
+    let bundles = Bundles::load(config, store.clone(), clock.clone()).await.unwrap();
+    let tasks = Tasks::new(drain.clone());
+    let (folder, kept) = (config.audit_dir.clone(), world.store.clone());
+    let audit = Audit::start(folder, kept, clock.clone(), &metrics, &tasks, drain).await.unwrap();
+    let made = Authority::with_keys(config, store, clock, bundles.clone(), audit, &metrics, keys).await;
+    made.map(|(authority, handle, issuer)| (authority, handle, issuer, bundles))
+}
+
+pub(super) fn mint(issuer: &Issuer, ttl: Duration) -> Result<Minted, Refusal> {
     let id = "spiffe://a.example/shop".parse().unwrap();
     issuer.mint(&profile::Request::parse(&plain_csr())?.key_for(&id, &[])?, &id, ttl, &[])
 }
@@ -250,9 +265,9 @@ async fn i_8_a_new_authority_is_published_long_before_it_signs() {
 
 /// A store that can be told to refuse commits.
 #[derive(Debug)]
-struct Failing {
-    inner: SharedStore,
-    fails: AtomicBool,
+pub(super) struct Failing {
+    pub(super) inner: SharedStore,
+    pub(super) fails: AtomicBool,
 }
 
 impl Store for Failing {

@@ -191,3 +191,32 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn every_change_of_an_entry_is_in_the_audit_log() {
+    let world = world();
+    let identity = world.start().await;
+    let entries = &identity.entries;
+    entries.apply(vec![wanted("/a", 1), wanted("/b", 2)], false, false).await.unwrap();
+    entries.apply(vec![with_ttl(wanted("/a", 1), 90)], true, true).await.unwrap(); // a dry run does nothing
+    entries.apply(vec![with_ttl(wanted("/a", 1), 90)], true, false).await.unwrap();
+    let made = entries.create(wanted("/c", 3).1).await.unwrap();
+    entries.delete(&made.id).await.unwrap();
+    let (lines, _) = identity.audit.last(100).await.unwrap();
+    let told: Vec<(String, String)> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|record| record["kind"].as_str().unwrap().starts_with("entry_"))
+        .map(|record| (record["kind"].as_str().unwrap().to_owned(), record["id"].as_str().unwrap().to_owned()))
+        .collect();
+    let id = |path: &str| format!("spiffe://a.example{path}");
+    let expected = [
+        ("entry_created", "/a"),
+        ("entry_created", "/b"),
+        ("entry_updated", "/a"),
+        ("entry_deleted", "/b"),
+        ("entry_created", "/c"),
+        ("entry_deleted", "/c"),
+    ];
+    assert_eq!(told, expected.map(|(kind, path)| (kind.to_owned(), id(path))));
+}

@@ -1,11 +1,7 @@
 //! Keys in and out, against the vectors of the RFCs where there are some.
 
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING,
-    ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -147,38 +143,6 @@ fn spki_that_is_no_key() {
     TokenKey::from_spki(rsa.public_key().as_der().unwrap().as_ref()).unwrap();
 }
 
-/// A key manager may sign as certificates want it; the token wants P1363 (bad input 78).
-#[test]
-fn a_signature_of_certificates_becomes_one_of_tokens() {
-    let curves = [
-        (Algorithm::Es256, &ECDSA_P256_SHA256_ASN1_SIGNING),
-        (Algorithm::Es384, &ECDSA_P384_SHA384_ASN1_SIGNING),
-        (Algorithm::Es512, &ECDSA_P521_SHA512_ASN1_SIGNING),
-    ];
-    for (algorithm, signing) in curves {
-        let pair = EcdsaKeyPair::generate(signing).unwrap();
-        let key = TokenKey::from_spki(pair.public_key().as_der().unwrap().as_ref()).unwrap();
-        // Often enough that numbers with leading zeros are among them.
-        for _ in 0..200 {
-            let der = pair.sign(&SystemRandom::new(), b"input").unwrap().as_ref().to_vec();
-            assert_eq!(key.verifies(algorithm, b"input", &der), Some(false));
-            let fixed = algorithm.jws_signature(der.clone()).unwrap();
-            assert_eq!(key.verifies(algorithm, b"input", &fixed), Some(true));
-            for broken in [&der[1..], &der[..der.len() - 1], &[&der[..], &[0]].concat(), &fixed, &[]] {
-                assert_eq!(algorithm.jws_signature(broken.to_vec()), None);
-            }
-        }
-    }
-    let short = vec![0x30, 6, 2, 1, 1, 2, 1, 0x7f];
-    let fixed = Algorithm::Es256.jws_signature(short.clone()).unwrap();
-    assert_eq!((fixed.len(), fixed[31], fixed[63]), (64, 1, 0x7f));
-    assert_eq!(Algorithm::Ps256.jws_signature(short.clone()), Some(short), "RSA's is the same in both");
-    let third = vec![0x30, 9, 2, 1, 1, 2, 1, 1, 2, 1, 1];
-    assert_eq!(Algorithm::Es256.jws_signature(third), None);
-    let large = [&[0x30, 0x25, 2, 33][..], &[1; 33], &[2, 0]].concat();
-    assert_eq!(Algorithm::Es256.jws_signature(large), None);
-}
-
 #[test]
 fn algorithms_have_their_names() {
     for (algorithm, name) in Algorithm::ALL {
@@ -196,7 +160,6 @@ proptest! {
     #[test]
     fn any_spki_is_survived(bytes: Vec<u8>) {
         let _ = TokenKey::from_spki(&bytes);
-        let _ = Algorithm::Es256.jws_signature(bytes);
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn x_12_the_good_one_of_two_paths_is_found() {
     }
     let mut bundle = root.bundle();
     bundle.x509.insert(0, expired.certificate());
-    let anchors = Anchors::new(&[(root.trust_domain.clone(), Arc::new(bundle))].into());
+    let anchors = Anchors::new(&[(root.trust_domain, Arc::new(bundle))].into());
     assert!(anchors.verify(&[leaf.clone(), good.certificate()], Usage::Server, noon()).is_ok());
     assert_eq!(anchors.verify(&[expired.leaf(ID, |_| {})], Usage::Server, noon()), Err(VerifyError::Validity));
 }
