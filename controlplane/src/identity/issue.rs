@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::octets;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::keys::{RcgenKey, SigningKey};
 use super::reuse::Keys;
@@ -112,7 +112,7 @@ impl Issuer {
             error!(%id, %error, "the authority could not sign");
             Refusal::Unavailable
         })?;
-        info!(%id, serial, "X.509-SVID issued");
+        debug!(%id, serial, "X.509-SVID issued"); // the audit log has it
         let mut chain = vec![certificate.der().clone()];
         chain.extend(signer.intermediates.iter().cloned());
         Ok(Minted { id: id.clone(), chain, not_after, serial })

@@ -9,7 +9,7 @@ use symbolon_kit::spiffe::jwt::{self, EncodeError, Token, Unsigned};
 use symbolon_kit::spiffe::token_key::{self, TokenKey};
 use symbolon_kit::spiffe::wit;
 use symbolon_proto::ids::SpiffeId;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::super::Refusal;
 use super::super::keys::Algorithm;
@@ -44,7 +44,7 @@ impl Issuer {
         let minted = self.mint_token(id, signer, ttl, |kid, algorithm, iat, exp, jti| {
             jwt::Claims { sub: id, aud: audience, iat, exp, jti: Some(jti) }.unsigned(kid, algorithm)
         })?;
-        info!(%id, jti = minted.jti, "JWT-SVID issued");
+        debug!(%id, jti = minted.jti, "JWT-SVID issued");
         Ok(minted)
     }
 
@@ -64,7 +64,7 @@ impl Issuer {
             let nbf = iat - BACKDATE;
             wit::Claims { sub: id, key, algorithm: of_key, nbf, iat, exp, jti: Some(jti) }.unsigned(kid, algorithm)
         })?;
-        info!(%id, jti = minted.jti, "WIT-SVID issued");
+        debug!(%id, jti = minted.jti, "WIT-SVID issued");
         Ok(minted)
     }
 
