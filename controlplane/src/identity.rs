@@ -11,6 +11,7 @@ pub mod issue;
 pub mod keys;
 pub mod mint;
 pub mod nodes;
+mod overrides;
 pub mod profile;
 mod reuse;
 pub mod schedule;

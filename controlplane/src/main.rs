@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 
 async fn serve(options: ServeOptions) -> ExitCode {
     telemetry();
-    let config = match app::config::load(&options.config, symbolon_kit::config::environment()) {
+    let mut config = match app::config::load(&options.config, symbolon_kit::config::environment()) {
         Ok(config) => config,
         Err(refused) => {
             return complain(
@@ -43,6 +43,7 @@ async fn serve(options: ServeOptions) -> ExitCode {
             );
         }
     };
+    config.authority.replace_lost_keys = options.replace_lost_keys;
     let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {

@@ -70,6 +70,8 @@ pub trait Book: Send + Sync + std::fmt::Debug {
     fn allow<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>>;
     /// Drops what is held of a trust domain with which there is no relationship.
     fn forget<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>>;
+    /// Writes down that an operator makes or changes a relationship; only then may it be.
+    fn relate<'a>(&'a self, one: &'a Relationship, is_new: bool) -> BoxFuture<'a, Result<(), NotTaken>>;
     /// How the link to this trust domain's control plane is.
     fn link(&self, trust_domain: &TrustDomain) -> Option<Linked>;
 }

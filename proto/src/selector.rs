@@ -154,7 +154,7 @@ impl Value {
             Self::Path => Err(SelectorError::Path),
             Self::Sha256 if text.len() == 64 && hexadecimal(text) => Ok(text.to_ascii_lowercase()),
             Self::Sha256 => Err(SelectorError::Sha256),
-            Self::Hex if (2..=128).contains(&text.len()) && text.len() % 2 == 0 && hexadecimal(text) => {
+            Self::Hex if (2..=128).contains(&text.len()) && text.len().is_multiple_of(2) && hexadecimal(text) => {
                 Ok(text.to_ascii_lowercase())
             }
             Self::Hex => Err(SelectorError::Hex),

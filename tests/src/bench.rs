@@ -73,7 +73,13 @@ pub fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let passes = if row.target == Target::None { "-" } else if row.passes() { "yes" } else { "NO" };
+        let passes = if row.target == Target::None {
+            "-"
+        } else if row.passes() {
+            "yes"
+        } else {
+            "NO"
+        };
         let _ = writeln!(
             text, // a String takes it
             "{:<44} {:>12.1} {:<6} {:>12} {:>7}   {:<24} {passes}",

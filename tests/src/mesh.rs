@@ -16,6 +16,7 @@ pub mod node;
 pub mod plane;
 pub mod process;
 pub mod propagation;
+pub mod rotation;
 pub mod proxy;
 pub mod settings;
 pub mod sidecar;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use symbolon_kit::clock::Clock;
 use symbolon_kit::drain::Drain;
-use symbolon_kit::octets;
 use symbolon_kit::supervise::{OnExit, Tasks};
 use symbolon_proto::admin as wire;
 use symbolon_proto::admin::admin_server::{Admin as AdminService, AdminServer};
@@ -26,8 +25,8 @@ use tracing::info;
 use wire::command_rollout_request::Command as Word;
 
 use crate::api::node::Conversations;
-use crate::identity::audit::{self as audit_log, Kind, Record};
-use crate::identity::{Identity, bundles};
+use crate::identity::Identity;
+use crate::identity::audit::{Kind, Record};
 use crate::model::{MeshView, PeerName, ServiceName};
 use crate::{federation, rollout, trust, xds};
 
@@ -119,23 +118,11 @@ impl AdminService for Admin {
                 format!("there is no relationship with {trust_domain}; make one with `symbolon federation create`");
             return Err(Status::invalid_argument(why));
         }
-        let set = self.0.identity.bundles.set(&trust_domain, &asked.jwks, asked.force).await;
+        let set = self.0.identity.set_bundle(&trust_domain, &asked.jwks, asked.force).await;
         set.map_err(|refused| match refused {
-            bundles::Refused::Store(error) => unavailable(error),
+            refused if refused.is_ours() => unavailable(refused),
             other => Status::invalid_argument(other.to_string()),
         })?;
-        let (sequence, kind) = match self.bundle(&trust_domain)? {
-            bundle if asked.force => (bundle.sequence, Kind::BundleOverridden),
-            bundle => (bundle.sequence, Kind::BundleSet),
-        };
-        let record = Record::new(kind).with("trust_domain", trust_domain.as_str()).with("sequence", sequence);
-        let record = record.with("sha256", octets::hex(&octets::sha256(&asked.jwks)));
-        if asked.force {
-            let kept = self.0.identity.append_signed(record.with("by", OPERATOR)).await;
-            kept.map_err(unrecorded)?;
-        } else {
-            self.record(vec![record]).await?;
-        }
         Ok(Response::new(self.bundle(&trust_domain)?))
     }
 
@@ -281,7 +268,12 @@ impl Admin {
     /// Writes down what an operator has done. It is answered only then.
     async fn record(&self, records: Vec<Record>) -> Result<(), Status> {
         let records = records.into_iter().map(|record| record.with("by", OPERATOR)).collect();
-        self.0.identity.audit.append_all(records).await.map_err(unrecorded)
+        self.0
+            .identity
+            .audit
+            .append_all(records)
+            .await
+            .map_err(|error| unavailable(format!("it is done, but not in the audit log: {error}")))
     }
 
     fn bundle(&self, trust_domain: &TrustDomain) -> Result<wire::ShowBundleResponse, Status> {
@@ -343,10 +335,6 @@ fn ttl(seconds: u32) -> Result<Duration, Status> {
         ttl if ttl > MAX_TTL => Err(Status::invalid_argument("a lifetime of more than 30 days")),
         ttl => Ok(ttl),
     }
-}
-
-fn unrecorded(error: audit_log::Error) -> Status {
-    unavailable(format!("it is done, but not in the audit log: {error}"))
 }
 
 /// Not `Unavailable`: the control plane was reached.

@@ -15,10 +15,11 @@ use tokio_stream::wrappers::WatchStream;
 use crate::api::node::{LoadRefused, LoadSink};
 use crate::federation::{BundleBook, BundleRefused};
 use crate::identity::Identity;
+use crate::identity::audit::{Kind, Record};
 use crate::identity::bundles::{Bundles, Refused, Source};
 use crate::model::{LoadSample, NodeName, PeerState};
 use crate::sources::nodes::Entitlements;
-use crate::trust::{Linked, NotTaken};
+use crate::trust::{Linked, NotTaken, Relationship};
 use crate::{federation, rollout, trust, xds};
 
 /// What a node may run, by the registration entries.
@@ -98,35 +99,34 @@ impl BundleBook for Book {
 /// What the relationships with other trust domains act upon: the bundles, and the link.
 #[derive(Clone, Debug)]
 pub(super) struct Trusted {
-    pub(super) own: TrustDomain,
-    pub(super) bundles: Bundles,
+    pub(super) identity: Identity,
     pub(super) link: federation::Handle,
 }
 
 fn not_taken(refused: Refused) -> NotTaken {
-    let ours = matches!(refused, Refused::Store(_));
-    NotTaken { label: refused.label(), why: refused.to_string(), ours }
+    NotTaken { label: refused.label(), why: refused.to_string(), ours: refused.is_ours() }
 }
 
 impl trust::Book for Trusted {
     fn of(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
-        self.bundles.all().get(trust_domain).cloned()
+        self.identity.bundles.all().get(trust_domain).cloned()
     }
 
     fn held(&self) -> BTreeSet<TrustDomain> {
-        self.bundles.all().keys().filter(|held| **held != self.own).cloned().collect()
+        self.identity.bundles.all().keys().filter(|held| **held != self.identity.trust_domain).cloned().collect()
     }
 
     fn source(&self, trust_domain: &TrustDomain) -> &'static str {
-        self.bundles.source(trust_domain).label()
+        self.identity.bundles.source(trust_domain).label()
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {
-        WatchStream::new(self.bundles.watch()).map(|_| ()).boxed()
+        WatchStream::new(self.identity.bundles.watch()).map(|_| ()).boxed()
     }
 
     fn offer<'a>(&'a self, trust_domain: &'a TrustDomain, jwks: &'a [u8]) -> BoxFuture<'a, Result<(), NotTaken>> {
-        async move { self.bundles.offer(trust_domain, jwks, Source::Endpoint).await.map_err(not_taken) }.boxed()
+        async move { self.identity.bundles.offer(trust_domain, jwks, Source::Endpoint).await.map_err(not_taken) }
+            .boxed()
     }
 
     fn set<'a>(
@@ -135,28 +135,53 @@ impl trust::Book for Trusted {
         jwks: &'a [u8],
         force: bool,
     ) -> BoxFuture<'a, Result<(), NotTaken>> {
-        async move { self.bundles.set(trust_domain, jwks, force).await.map_err(not_taken) }.boxed()
+        async move { self.identity.set_bundle(trust_domain, jwks, force).await.map_err(not_taken) }.boxed()
     }
 
     fn ended(&self) -> BTreeSet<TrustDomain> {
-        self.bundles.ended()
+        self.identity.bundles.ended()
     }
 
-    /// Side by side: neither waits for what the other writes.
+    /// Side by side: none waits for what another writes. This one thing is recorded when it has happened, and not before: a full disk
+    /// must not keep trust alive.
     fn end<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>> {
         async move {
-            let (ended, ()) = tokio::join!(self.bundles.end(trust_domain), self.link.end(trust_domain));
-            ended.map_err(|error| not_taken(error.into()))
+            let record = Record::new(Kind::RelationshipDeleted).with("trust_domain", trust_domain.as_str());
+            let (ended, (), recorded) = tokio::join!(
+                self.identity.bundles.end(trust_domain),
+                self.link.end(trust_domain),
+                self.identity.audit.append(record),
+            );
+            ended.map_err(|error| not_taken(error.into()))?;
+            recorded.map_err(|error| not_taken(error.into()))
         }
         .boxed()
     }
 
     fn allow<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>> {
-        async move { self.bundles.allow(trust_domain).await.map_err(|error| not_taken(error.into())) }.boxed()
+        async move { self.identity.bundles.allow(trust_domain).await.map_err(|error| not_taken(error.into())) }.boxed()
     }
 
     fn forget<'a>(&'a self, trust_domain: &'a TrustDomain) -> BoxFuture<'a, Result<(), NotTaken>> {
-        async move { self.bundles.forget(trust_domain).await.map_err(|error| not_taken(error.into())) }.boxed()
+        async move {
+            let record = Record::new(Kind::BundleForgotten).with("trust_domain", trust_domain.as_str());
+            self.identity.audit.append(record).await.map_err(|error| not_taken(error.into()))?;
+            self.identity.bundles.forget(trust_domain).await.map_err(|error| not_taken(error.into()))
+        }
+        .boxed()
+    }
+
+    fn relate<'a>(&'a self, one: &'a Relationship, is_new: bool) -> BoxFuture<'a, Result<(), NotTaken>> {
+        let kind = if is_new { Kind::RelationshipCreated } else { Kind::RelationshipUpdated };
+        let text = |part: Option<String>| part.unwrap_or_default();
+        let labels: Vec<_> = one.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let record = Record::new(kind)
+            .with("trust_domain", one.trust_domain.as_str())
+            .with("profile", one.profile.label())
+            .with("url", text(one.profile.url().map(ToString::to_string)))
+            .with("endpoint_spiffe_id", text(one.profile.endpoint_id().map(ToString::to_string)))
+            .with("labels", labels);
+        async move { self.identity.audit.append(record).await.map_err(|error| not_taken(error.into())) }.boxed()
     }
 
     fn link(&self, trust_domain: &TrustDomain) -> Option<Linked> {

@@ -249,7 +249,7 @@ async fn relationships(
     };
     let fetcher = trust::Fetcher::new(config.roots_file.as_deref(), seams.clock.clone(), config.fetching)
         .context("federation.rootsFile")?;
-    let book = Trusted { own: config.trust_domain.clone(), bundles: core.identity.bundles.clone(), link };
+    let book = Trusted { identity: core.identity.clone(), link };
     let (store, clock, edges) = (core.store.clone(), seams.clock.clone(), &life.edges);
     let started =
         trust::start(trust, fetcher, Arc::new(book), store, clock, &edges.tasks, edges.drain.clone(), &life.metrics);
@@ -346,7 +346,7 @@ async fn start_identity(config: &Config, store: SharedStore, seams: &Seams, life
         x509pop: config.x509pop.clone(),
         fence: config.data_dir.join("tokens.fence"),
         refresh_hint: config.identity.refresh_hint,
-        authority: identity::authority::Settings::default(),
+        authority: config.authority.clone(),
     };
     let (clock, core) = (seams.clock.clone(), &life.core);
     Ok(Identity::start(authority, store, clock, &life.metrics, &core.tasks, core.drain.clone()).await?)

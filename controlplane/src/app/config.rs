@@ -16,6 +16,7 @@ use symbolon_proto::ids::{SpiffeId, TrustDomain};
 
 use crate::federation::{PeerConfig, Timing};
 use crate::identity::X509PopConfig;
+use crate::identity::authority::Settings;
 use crate::identity::mint;
 use crate::model::{FederatedDefinition, ServiceDefinition};
 use crate::rollout::plan::Policy;
@@ -31,6 +32,7 @@ pub struct Config {
     pub listen: Listen,
     pub identity: Lifetimes,
     pub minting: mint::Settings,
+    pub authority: Settings,
     /// `None`: nodes cannot attest by a certificate.
     pub x509pop: Option<X509PopConfig>,
     pub services: Vec<ServiceDefinition>,
@@ -114,6 +116,7 @@ pub enum Code {
     Address = 11,
     Relationship = 12,
     BundleEndpoint = 13,
+    KeyManager = 14,
 }
 
 /// Why there is no configuration.

@@ -103,7 +103,7 @@ struct Meters {
 
 impl Settings {
     /// The schedule of authorities that live for `ttl`.
-    fn policy(&self, ttl: Duration, refresh_hint: Duration) -> Policy {
+    pub fn policy(&self, ttl: Duration, refresh_hint: Duration) -> Policy {
         // A quarter of the life is less than SPIRE's third between preparation and activation.
         let propagation = self.propagation.unwrap_or_else(|| (refresh_hint * 3).min(ttl / 4));
         Policy {
@@ -237,14 +237,14 @@ impl Authority {
                 other => left.push(other),
             }
         }
-        if next != lane.slots {
-            let value = journal::encode(&self.trust_domain, &next)?;
+        let value = journal::encode(&self.trust_domain, &next)?;
+        if value != journal::encode(&self.trust_domain, &lane.slots)? {
             // The log has it first: no authority changes without a record (I11).
             self.audit.append_all(self.changes(kind, &next)).await.map_err(Error::from)?;
             self.store.commit(Txn::new().put(start::journal_key(kind), value)).await?;
-            if let Some(lane) = self.lanes.get_mut(&kind) {
-                lane.slots = next;
-            }
+        }
+        if let Some(lane) = self.lanes.get_mut(&kind) {
+            lane.slots = next;
         }
         match signer {
             Some(Signing::X509(signer)) => self.issuer.activate(signer),

@@ -65,6 +65,10 @@ pub enum Refused {
     Ended(TrustDomain),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error("what an operator does must be recorded first, and it cannot be: {0}")]
+    Unrecorded(super::audit::Error),
+    #[error("an override must be signed into the audit log, and the authority cannot sign now: {0}")]
+    Unsigned(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,6 +120,11 @@ impl Bundles {
             marks: Arc::new(std::sync::Mutex::new(marks)),
             writing: Arc::default(),
         })
+    }
+
+    /// By the clock of the control plane.
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
     }
 
     /// Every bundle, now and after each change.
@@ -350,6 +359,13 @@ impl Refused {
             Self::SharedRoot(_) => "shared_root",
             Self::Ended(_) => "ended",
             Self::Store(_) => "store",
+            Self::Unrecorded(_) => "unrecorded",
+            Self::Unsigned(_) => "unsigned",
         }
+    }
+
+    /// Our own trouble, and not that of what was offered.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Unrecorded(_) | Self::Unsigned(_))
     }
 }

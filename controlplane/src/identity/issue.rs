@@ -82,6 +82,18 @@ impl Issuer {
         self.signer.load().as_ref().map(|signer| signer.certificate.clone())
     }
 
+    /// Signs a statement that is no certificate; the signature, and the SHA-256 of the certificate of the authority that made it, in
+    /// hexadecimal. It waits for the key.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when no authority is active or its key cannot sign.
+    pub(super) fn sign_statement(&self, statement: &str) -> Result<(Vec<u8>, String), Refusal> {
+        let signer = self.signer.load_full().ok_or(Refusal::Unavailable)?;
+        let signature = rcgen::SigningKey::sign(signer.issuer.key(), statement.as_bytes());
+        let by = octets::hex(&octets::sha256(&signer.certificate));
+        signature.map(|signature| (signature, by)).map_err(|_| Refusal::Unavailable)
+    }
+
     /// Mints an X.509-SVID. `ttl` is cut to the authority's own end.
     ///
     /// # Errors

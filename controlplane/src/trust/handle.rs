@@ -164,6 +164,7 @@ impl Handle {
         };
         self.0.can_verify(&one, first.is_some(), ended)?;
         let stored = |why: NotTaken| Refused::NotStored(why);
+        context.book.relate(&one, ended || before.is_none()).await.map_err(stored)?;
         if ended {
             context.book.allow(&trust_domain).await.map_err(stored)?;
         }

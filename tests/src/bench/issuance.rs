@@ -156,8 +156,7 @@ impl Server {
         let out = child.stdout.as_mut().context("no standard output")?;
         BufReader::new(out).read_line(&mut line).await?;
         anyhow::ensure!(line.trim() == "ready", "the server did not start: {line}");
-        let addresses: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(folder.join("data/addresses.json"))?)?;
+        let addresses: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("data/addresses.json"))?)?;
         let address = addresses["node"].as_str().context("no address")?.to_owned();
         Ok(Self { child, admin: AdminClient::new(net::unix_channel(&socket)), address })
     }

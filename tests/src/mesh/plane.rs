@@ -16,6 +16,7 @@ use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::svid::{PrivateKey, csr_of};
 use symbolon_proto::admin as api;
 use symbolon_proto::admin::admin_client::AdminClient;
+use symbolon_proto::admin::change_authority_request::Step;
 use symbolon_proto::attest::attest_once;
 use symbolon_proto::node as wire;
 use tempfile::TempDir;
@@ -151,6 +152,38 @@ impl Plane {
         };
         let asked = api::CreateIdentityRequest { identity: Some(identity) };
         Ok(self.admin().create_identity(asked).await?.into_inner().entry_id)
+    }
+
+    /// Ids of the X.509 authorities in this state: subject key identifiers, in hex.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn authorities(&self, state: &str) -> anyhow::Result<Vec<String>> {
+        let all = self.admin().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner().authorities;
+        Ok(all.into_iter().filter(|one| one.kind == "x509" && one.state == state).map(|one| one.id).collect())
+    }
+
+    /// One step of an X.509 authority's life. By force: the waits are for consumers that fetch seldom, and there are none here.
+    ///
+    /// # Errors
+    /// The control plane's refusal.
+    pub async fn change_authority(&self, step: Step, id: &str) -> anyhow::Result<()> {
+        let force = !matches!(step, Step::Prepare);
+        let asked = api::ChangeAuthorityRequest { kind: "x509".into(), step: step.into(), id: id.into(), force };
+        self.admin().change_authority(asked).await?;
+        Ok(())
+    }
+
+    /// Has a new X.509 authority sign from now on; its id, and that of the one before, which is not tainted yet.
+    ///
+    /// # Errors
+    /// The control plane's refusal.
+    pub async fn next_authority(&self) -> anyhow::Result<(String, String)> {
+        let old = self.authorities("active").await?.pop().context("an active authority")?;
+        self.change_authority(Step::Prepare, "").await?;
+        let new = until("a published authority", async || self.authorities("published").await.ok()?.pop()).await?;
+        self.change_authority(Step::Activate, &new).await?;
+        Ok((new, old))
     }
 
     /// The own bundle, or another trust domain's.

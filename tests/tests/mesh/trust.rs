@@ -40,9 +40,10 @@ async fn end(plane: &Plane) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the remote arm has anything left in the proxy's configuration.
+/// Whether B's endpoints are in neither arm's assignment; each carries the other arm's behind its own.
 fn is_gone(held: &Held) -> bool {
-    held.endpoints(REMOTE).is_empty() && held.endpoints(LOCAL).iter().all(|(_, address)| !address.contains("127.0.2."))
+    let listed = [LOCAL, REMOTE].into_iter().flat_map(|cluster| held.endpoints(cluster));
+    listed.into_iter().all(|(_, address)| !address.contains("127.0.2."))
 }
 
 /// Whether B's workloads may still call, by the routes of this proxy.

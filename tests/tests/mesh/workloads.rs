@@ -1,15 +1,13 @@
 //! What workloads get from their node's sidecar, by the sockets, with a real control plane behind it.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 use symbolon_proto::admin as api;
 use symbolon_proto::admin::change_authority_request::Step;
 use symbolon_proto::workload::{X509BundlesRequest, X509svidRequest, X509svidResponse};
 use symbolon_tests::mesh::plane::Plane;
+use symbolon_tests::mesh::rotation::{self, issuer_of};
 use symbolon_tests::mesh::sidecar::{Sidecar, with_header};
 use symbolon_tests::mesh::{Mesh, soon, until};
-use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 async fn first(sidecar: &Sidecar) -> anyhow::Result<X509svidResponse> {
     let mut answers = sidecar.workload_api().fetch_x509svid(with_header(X509svidRequest {})).await?.into_inner();
@@ -59,21 +57,14 @@ async fn an_entry_says_whose_bundles_its_workloads_see() -> anyhow::Result<()> {
 /// Several batches of them, so that a restart would show.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_sidecar_has_every_key_and_asks_for_none() -> anyhow::Result<()> {
-    const WORKLOADS: usize = 120;
-    let mesh = Mesh::builder().start().await?;
-    for at in 0..WORKLOADS {
-        mesh.a.entry("n1", &format!("w{at}")).await?;
-    }
-    let mut sidecar = mesh.a.sidecar("n1", json!([])).await?;
-    let keys =
-        |answer: X509svidResponse| answer.svids.into_iter().map(|svid| svid.x509_svid_key).collect::<BTreeSet<_>>();
-    let before = keys(first(&sidecar).await?);
-    assert_eq!(before.len(), WORKLOADS);
-    sidecar.kill().await;
-    sidecar.start_again().await?;
-    assert_eq!(keys(first(&sidecar).await?), before);
-    sidecar.ready().await?;
-    assert_eq!(sidecar.counted("symbolon_sidecar_svids_minted", &[]), 0);
+    println!("120 workloads are served {:?} after the start", rotation::sidecar_restart(120).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_envoy_has_its_new_certificate_soon_after_a_taint() -> anyhow::Result<()> {
+    let took = rotation::sds_after_taint(60).await?;
+    println!("60 streams: median {:?}, last {:?}", took[30], took[59]);
     Ok(())
 }
 
@@ -95,30 +86,9 @@ async fn the_control_plane_explains_a_process_by_what_its_node_sees() -> anyhow:
     Ok(())
 }
 
-/// Subject key identifiers, in hex, of the X.509 authorities in this state.
-async fn authorities(plane: &Plane, state: &str) -> anyhow::Result<Vec<String>> {
-    let all = plane.admin().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner().authorities;
-    Ok(all.into_iter().filter(|one| one.kind == "x509" && one.state == state).map(|one| one.id).collect())
-}
-
-async fn change(plane: &Plane, step: Step, id: &str) -> anyhow::Result<()> {
-    // By force: the waits are for consumers that fetch seldom, and there are none here.
-    let force = !matches!(step, Step::Prepare);
-    let asked = api::ChangeAuthorityRequest { kind: "x509".into(), step: step.into(), id: id.into(), force };
-    plane.admin().change_authority(asked).await?;
-    Ok(())
-}
-
-/// Who signed the first SVID of the answer, as its authority key identifier.
+/// Who signed the first SVID of the answer.
 fn issuer(answer: &X509svidResponse) -> anyhow::Result<String> {
-    let (_, leaf) = X509Certificate::from_der(&answer.svids[0].x509_svid)?;
-    let id = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(id) => {
-            id.key_identifier.as_ref().map(|id| symbolon_kit::octets::hex(id.0))
-        }
-        _ => None,
-    });
-    Ok(id.unwrap_or_default())
+    issuer_of(&answer.svids[0].x509_svid)
 }
 
 /// A compromise, from the workload's side: the stream never ends, each message is whole, and within moments what the tainted authority
@@ -132,12 +102,9 @@ async fn fault_021_a_taint_replaces_what_workloads_hold_and_a_revocation_then_hu
     let mut next =
         async || soon("an SVID", stream.message()).await??.ok_or_else(|| anyhow::anyhow!("the stream ended"));
     let old = issuer(&next().await?)?;
-    assert_eq!(authorities(&mesh.a, "active").await?, [old.clone()]);
-
-    change(&mesh.a, Step::Prepare, "").await?;
-    let new = until("a published authority", async || authorities(&mesh.a, "published").await.ok()?.pop()).await?;
-    change(&mesh.a, Step::Activate, &new).await?;
-    change(&mesh.a, Step::Taint, &old).await?;
+    let (new, before) = mesh.a.next_authority().await?;
+    assert_eq!(before, old);
+    mesh.a.change_authority(Step::Taint, &old).await?;
     let began = tokio::time::Instant::now();
     let mut answer = next().await?;
     while issuer(&answer)? != new {
@@ -146,7 +113,7 @@ async fn fault_021_a_taint_replaces_what_workloads_hold_and_a_revocation_then_hu
     }
     println!("replaced within {:?} of the taint", began.elapsed());
 
-    change(&mesh.a, Step::Revoke, &old).await?;
+    mesh.a.change_authority(Step::Revoke, &old).await?;
     until("a bundle of one authority", async || {
         let served = first(&sidecar).await.ok()?;
         let ends = mesh.a.bundle("").await.ok()?.authorities.len();

@@ -30,6 +30,14 @@ pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Er
     from.deserialize_any(Text) // and not `deserialize_str`, so that `12` is told what it lacks
 }
 
+/// For durations that may be left out: `#[serde(default, deserialize_with = "duration::optional")]`.
+///
+/// # Errors
+/// As [`deserialize`].
+pub fn optional<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    deserialize(from).map(Some)
+}
+
 /// # Errors
 /// As the serializer.
 pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {

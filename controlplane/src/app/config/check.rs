@@ -8,23 +8,19 @@ use std::time::Duration;
 use symbolon_proto::ids::TrustDomain;
 
 use super::file::{File, IdentityFile, PeerFile, PolicyFile, X509PopFile};
-use super::{Code, Config, Finding, Lifetimes, Listen};
+use super::{Code, Config, Finding, Listen};
 use crate::federation::{Grants, PeerConfig, Quotas, Timing};
 use crate::identity::X509PopConfig;
 use crate::identity::mint;
 use crate::model::{FederatedDefinition, PeerName, ServiceDefinition, ServiceName};
 use crate::rollout::plan::{Policy, Shift, Step};
 
+mod identity;
 mod trust;
 
-/// Below this, an SVID would be renewed before its proxies have it.
-const SHORTEST_SVID: Duration = Duration::from_secs(10);
 /// A token is a bearer's: short, but not gone before it is used.
 const JWTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
-/// What all consumers of a bundle make use of: SPIRE asks no more often than for a minute's hint, and none should learn of a key later
-/// than by the default of SPIFFE_Trust_Domain_and_Bundle.md §6.1.
-const HINTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(300);
-/// An authority hands over when a sixth of its life remains: an SVID longer than that would be cut short.
+/// An authority hands over when a sixth of its life remains: a token longer than that would be cut short.
 const SVIDS_PER_AUTHORITY: u32 = 6;
 
 /// A finding, and the text in the file that it is about.
@@ -40,7 +36,8 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
     let peers = checker.peers(&file.peers, trust_domain.as_ref());
     let known: BTreeSet<PeerName> = file.peers.iter().filter_map(|peer| peer.name.parse().ok()).collect();
     let listen = checker.listen(file);
-    let identity = checker.lifetimes(file);
+    let identity = checker.lifetimes(&file.identity);
+    let authority = checker.authority(&file.identity);
     let minting = checker.minting(&file.identity);
     let x509pop = file.identity.x509pop.as_ref().map(|of| checker.x509pop(of));
     let services = checker.services(file, &known);
@@ -59,6 +56,7 @@ pub fn check(file: &File) -> Result<Config, Vec<Located>> {
             listen,
             identity,
             minting,
+            authority,
             x509pop,
             services,
             federated,
@@ -120,32 +118,6 @@ impl Checker {
             self.find(Code::Listen, "listen", "", "two listeners cannot share one address");
         }
         Some(Listen { node: node?, federation: federation?, http: http?, admin: file.listen.admin.clone() })
-    }
-
-    fn lifetimes(&mut self, file: &File) -> Lifetimes {
-        let file = &file.identity;
-        if file.svid_ttl < SHORTEST_SVID {
-            self.find(Code::Lifetime, "identity.svidTtl", "", "must be at least 10s");
-        }
-        if file.svid_ttl > file.ca_ttl / SVIDS_PER_AUTHORITY {
-            let message = "must be at most a sixth of identity.caTtl: an authority hands over when a sixth of its life \
-                           remains, and no SVID outlives its issuer";
-            self.find(Code::Lifetime, "identity.svidTtl", "", message);
-        }
-        let hint = file.refresh_hint;
-        if !HINTS.contains(&hint) || hint.subsec_nanos() != 0 || hint > file.ca_ttl / 2 {
-            let message = "must be whole seconds from 1m to 5m, and at most half of identity.caTtl";
-            self.find(Code::Lifetime, "identity.refreshHint", "", message);
-        }
-        if file.node_ttl < SHORTEST_SVID {
-            self.find(Code::Lifetime, "identity.nodeTtl", "", "must be at least 10s");
-        }
-        Lifetimes {
-            ca_ttl: file.ca_ttl,
-            svid_ttl: file.svid_ttl,
-            node_ttl: file.node_ttl,
-            refresh_hint: file.refresh_hint,
-        }
     }
 
     fn minting(&mut self, file: &IdentityFile) -> mint::Settings {

@@ -84,6 +84,67 @@ pub struct IdentityFile {
     /// `spiffe_refresh_hint` of the bundle.
     #[serde(with = "duration")]
     pub refresh_hint: Duration,
+    pub authority: AuthorityFile,
+    pub key_manager: KeyManagerFile,
+    /// An authority above ours; ours are their own roots if left out.
+    pub upstream: Option<UpstreamFile>,
+    pub incubating: IncubatingFile,
+}
+
+/// The schedule of authorities; SPIRE's, as far as nothing is said.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct AuthorityFile {
+    /// How long before the active one's end its successor is prepared.
+    #[serde(deserialize_with = "duration::optional")]
+    pub prepare_before: Option<Duration>,
+    /// How long before its end the active one hands over.
+    #[serde(deserialize_with = "duration::optional")]
+    pub activate_before: Option<Duration>,
+    /// How long a new one must have been published before it signs.
+    #[serde(deserialize_with = "duration::optional")]
+    pub propagation: Option<Duration>,
+    /// Of authorities that sign tokens.
+    #[serde(deserialize_with = "duration::optional")]
+    pub jwt_ttl: Option<Duration>,
+}
+
+/// Where the authorities' keys are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct KeyManagerFile {
+    /// `disk`, `memory` or `pkcs11`.
+    pub kind: String,
+    /// `pkcs11`: the vendor's library.
+    pub module: Option<PathBuf>,
+    /// `pkcs11`: the token's label.
+    pub token: Option<String>,
+    /// `pkcs11`: a file of mode 0600 with the PIN of the token's user.
+    pub pin_file: Option<PathBuf>,
+    /// `pkcs11`: how long a signature may take.
+    #[serde(with = "duration")]
+    pub deadline: Duration,
+}
+
+/// An authority in files, above ours.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UpstreamFile {
+    /// PEM: the certificate that signs ours, then those between it and its root.
+    pub certificate: PathBuf,
+    /// PEM, mode 0600.
+    pub key: PathBuf,
+    /// PEM: the roots; may be left out if the certificate is one itself.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+}
+
+/// What the specifications have not settled yet: off unless it is switched on.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct IncubatingFile {
+    /// WIT-SVIDs.
+    pub wit: bool,
 }
 
 /// Node attestation by proof of possession of a certificate.
@@ -275,8 +336,18 @@ impl Default for IdentityFile {
             jwt_ttl: Duration::from_mins(5),
             signatures_per_second: 1_000,
             x509pop: None,
+            authority: AuthorityFile::default(),
+            key_manager: KeyManagerFile::default(),
+            upstream: None,
+            incubating: IncubatingFile::default(),
             refresh_hint: Duration::from_mins(5),
         }
+    }
+}
+
+impl Default for KeyManagerFile {
+    fn default() -> Self {
+        Self { kind: "disk".into(), module: None, token: None, pin_file: None, deadline: Duration::from_secs(5) }
     }
 }
 

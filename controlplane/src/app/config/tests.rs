@@ -115,6 +115,40 @@ fn bad_135_an_svid_must_not_outlive_its_authority() {
 }
 
 #[test]
+fn the_schedule_of_authorities_must_fit_into_their_life() {
+    let text = |rest: &str| with("identity: {caTtl: 24h,", &format!("identity: {{{rest}, caTtl: 24h,"));
+    let fine = "authority: {prepareBefore: 18h, activateBefore: 2h, propagation: 15h, jwtTtl: 12h}";
+    assert!(load_text(&text(fine)).is_ok());
+    for (rest, field) in [
+        ("authority: {prepareBefore: 23h}", "authority.prepareBefore"),
+        ("authority: {activateBefore: 13h}", "authority.activateBefore"),
+        ("authority: {propagation: 9h}", "authority.propagation"),
+        ("authority: {prepareBefore: 2h}", "authority.propagation"),
+        ("authority: {activateBefore: 30s}", "svidTtl"),
+        ("authority: {jwtTtl: 59s}", "authority.jwtTtl"),
+    ] {
+        let found = findings(&text(rest));
+        assert!(
+            found.iter().any(|one| one.starts_with(&format!("f: SYM0004: identity.{field}: "))),
+            "{rest}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_key_manager_is_named_whole() {
+    let manager = |rest: &str| {
+        load_text(&with("identity: {caTtl: 24h,", &format!("identity: {{keyManager: {{{rest}}}, caTtl: 24h,")))
+    };
+    for fine in ["kind: memory", "kind: disk", "kind: pkcs11, module: /m.so, token: t, pinFile: /p, deadline: 2s"] {
+        assert!(manager(fine).is_ok(), "{fine}");
+    }
+    for wrong in ["kind: vault", "kind: pkcs11, module: /m.so", "token: t", "deadline: 5m"] {
+        assert!(manager(wrong).unwrap_err().to_string().contains("SYM0014: identity.keyManager"), "{wrong}");
+    }
+}
+
+#[test]
 fn bad_130_an_unknown_field_is_a_finding_with_its_line() {
     let found = findings(&with("exportTo: [b]", "exportsTo: [b]"));
     assert_eq!(found, ["f:8: SYM0001: unknown field \"exportsTo\"; did you mean \"exportTo\"?"]);

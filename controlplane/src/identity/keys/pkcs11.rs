@@ -220,7 +220,7 @@ impl Backend for Thread {
         let done = match job {
             Job::Generate(name) => self.generate(name),
             Job::Load(name) => self.load(name),
-            Job::Sign { name, message, .. } => self.sign(name, message),
+            Job::Sign { name, message } => self.sign(name, message),
             Job::Remove(name) => self.remove(name),
             Job::Names => self.names(),
         };

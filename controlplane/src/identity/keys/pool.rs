@@ -22,7 +22,7 @@ pub(super) trait Backend: Send + 'static {
 pub(super) enum Job {
     Generate(String),
     Load(String),
-    Sign { name: Arc<str>, algorithm: Algorithm, message: Vec<u8> },
+    Sign { name: Arc<str>, message: Vec<u8> },
     Remove(String),
     Names,
 }
@@ -157,8 +157,7 @@ impl SigningKey for PooledKey {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let (name, algorithm) = (self.name.clone(), self.algorithm);
-        match self.pool.ask(Job::Sign { name, algorithm, message: message.to_vec() })? {
+        match self.pool.ask(Job::Sign { name: self.name.clone(), message: message.to_vec() })? {
             Done::Signature(signature) => Ok(signature),
             _ => Err(KeyError::Signature),
         }

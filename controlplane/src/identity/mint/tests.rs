@@ -294,30 +294,6 @@ async fn t_2_wit_svids_are_bound_to_the_keys_of_their_csrs_and_only_where_they_a
     world.end().await;
 }
 
-#[tokio::test]
-async fn an_operators_override_is_signed_by_a_key_of_the_bundle() {
-    let world = world(1_000).await;
-    let record = Record::new(Kind::BundleOverridden).with("trust_domain", "b.example").with("by", "operator");
-    world.identity.append_signed(record).await.unwrap();
-    let (lines, _) = world.identity.audit.last(1).await.unwrap();
-    let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
-    let start = lines[0].find("\"kind\"").unwrap();
-    let statement = &lines[0][start..lines[0].find(",\"kid\"").unwrap()];
-    let own = world.identity.bundles.own().unwrap();
-    let authority = own.jwt.iter().find(|one| line["kid"] == *one.kid).unwrap();
-    let signature = line["signature"].as_str().unwrap();
-    let signature: Vec<u8> =
-        (0..signature.len()).step_by(2).map(|at| u8::from_str_radix(&signature[at..at + 2], 16).unwrap()).collect();
-    let key = aws_lc_rs::signature::UnparsedPublicKey::new(
-        &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED,
-        &authority.key.spki()[authority.key.spki().len() - 65..],
-    );
-    let signed = [b"symbolon-audit-statement-v1\n", statement.as_bytes()].concat();
-    key.verify(&signed, &signature).unwrap();
-    assert!(key.verify(statement.as_bytes(), &signature).is_err());
-    world.end().await;
-}
-
 #[test]
 fn refusals_are_safe_to_show_and_say_what_to_do() {
     let texts = [

@@ -136,7 +136,7 @@ proptest! {
         runtime.block_on(async {
             let world = world();
             let identity = world.start().await;
-            let csr = plain_csr();
+            let mut csrs: BTreeMap<Arc<str>, Vec<u8>> = BTreeMap::new(); // a key is for one entry
             // (path, node) to when it expires.
             let mut model: BTreeMap<(u8, u8), (Arc<str>, i64)> = BTreeMap::new();
             for (what, path, on, ttl) in steps {
@@ -174,8 +174,9 @@ proptest! {
                 }
                 let now = symbolon_kit::clock::unix_secs(world.clock.now());
                 for entry in identity.entries.all() {
+                    let csr = csrs.entry(entry.id.clone()).or_insert_with(plain_csr);
                     for name in ["node-0", "node-1", "node-2"] {
-                        let minted = identity.mint_for_entry(&node(name), &entry.id, &csr);
+                        let minted = identity.mint_for_entry(&node(name), &entry.id, csr);
                         let granted = model.iter().find(|((_, on), (id, end))| {
                             *id == entry.id && *end > now && format!("node-{on}") == name
                         });

@@ -138,3 +138,51 @@ async fn fault_015_a_peer_that_revokes_all_its_keys_touches_nobody_else() {
     assert_eq!(held(&a, "c.example").await, before);
     drop(b);
 }
+
+/// What operators do to trust is in the audit log; what goes against the order of sequences, signed by the authority.
+#[tokio::test]
+async fn i_4_an_override_is_signed_into_the_audit_log() {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+    use symbolon_kit::octets::{hex, sha256};
+
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let a = super::world::rig(folder.clone(), "").await;
+    let (one, two) = (super::world::Root::of(B), super::world::Root::of(B));
+    let bytes = |sequence, root| super::world::bytes(&super::world::document(B, sequence, &[root]));
+    a.admin().set_relationship(super::world::relationship(B, "manual", "", "", &bytes(100, &one))).await.unwrap();
+    let lower = bytes(5, &two);
+    let set = |force| wire::SetBundleRequest { trust_domain: B.into(), jwks: lower.clone().into(), force };
+    assert!(a.admin().set_bundle(set(false)).await.unwrap_err().message().contains("older"), "bad_053");
+    a.admin().set_bundle(set(true)).await.unwrap();
+    delete(&a).await;
+
+    let mut lines = Vec::new();
+    for file in std::fs::read_dir(folder.path().join("data/audit")).unwrap() {
+        lines.extend(std::fs::read_to_string(file.unwrap().path()).unwrap().lines().map(str::to_owned));
+    }
+    let records: Vec<serde_json::Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of = |kind: &str| records.iter().find(|record| record["kind"] == kind && record["trust_domain"] == B);
+    for kind in ["relationship_created", "bundle_set", "refused", "relationship_deleted"] {
+        assert!(of(kind).is_some(), "{kind}: {records:#?}");
+    }
+    let signed = of("bundle_overridden").expect("it is recorded");
+    let said = |name: &str| signed[name].as_str().unwrap_or_default();
+    assert_eq!((said("sequence_before"), said("sequence")), ("100", "5"));
+    assert_eq!(said("sha256"), hex(&sha256(&lower)));
+    for part in [B, "100", "5", &hex(&sha256(&lower))] {
+        assert!(said("statement").contains(part), "{}", said("statement"));
+    }
+    let own: serde_json::Value = serde_json::from_slice(&held(&a, "").await.unwrap()).unwrap();
+    let keys = own["keys"].as_array().unwrap().iter();
+    let authorities = keys.filter_map(|key| key["x5c"][0].as_str()).map(|x5c| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.decode(x5c).unwrap()
+    });
+    let by = authorities.into_iter().find(|der| hex(&sha256(der)) == said("signed_by")).expect("one of ours");
+    let (_, by) = x509_parser::parse_x509_certificate(&by).unwrap();
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, by.public_key().subject_public_key.data.to_vec());
+    let digits = said("signature").as_bytes().chunks(2);
+    let signature: Vec<u8> =
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+    key.verify(said("statement").as_bytes(), &signature).expect("the authority said so");
+}
