@@ -27,7 +27,7 @@ use symbolon_proto::admin::admin_client::AdminClient;
 use symbolon_proto::attest::attest_once;
 use symbolon_proto::node as wire;
 use symbolon_proto::node::node_client::NodeClient;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -126,8 +126,8 @@ fn cpu(process: u32) -> anyhow::Result<f64> {
 pub async fn serve(file: &Path) -> anyhow::Result<()> {
     let running = app::build(app::config::load(file, [])?, Seams::real()).await?.spawn();
     println_now("ready")?;
-    let mut rest = Vec::new();
-    tokio::io::stdin().read_to_end(&mut rest).await?;
+    let ended = || std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut Vec::new());
+    tokio::task::spawn_blocking(ended).await??;
     running.drain(Duration::from_secs(5)).await;
     Ok(())
 }
