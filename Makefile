@@ -1,6 +1,6 @@
 # Symbolon. `make demo` runs two clusters on this machine, `make test` everything that must pass; both do all set-up.
 
-.PHONY: help demo test check tools build fmt interop mutants
+.PHONY: help demo test check tools build bench fmt interop mutants
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -30,6 +30,10 @@ mutants: ## which change of the verifiers and parsers no test notices; hours (PA
 	@tests/tools/prerequisites cargo python3 cc
 	@tests/tools/install cargo-mutants
 	@tests/tools/mutants $(PARTS)
+
+bench: ## speed, of a release build: one table, and target/bench/summary.json (ARGS="issuance": only that part)
+	@tests/tools/prerequisites cargo cc
+	cargo run --locked --release --quiet --package symbolon-tests --bin bench -- $(ARGS)
 
 build: tools ## the programs, as demo, scenarios and tests use them
 	cargo build --locked --workspace --all-targets

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::octets;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::keys::{RcgenKey, SigningKey};
 use super::reuse::Keys;
@@ -82,6 +82,18 @@ impl Issuer {
         self.signer.load().as_ref().map(|signer| signer.certificate.clone())
     }
 
+    /// Signs a statement that is no certificate; the signature, and the SHA-256 of the certificate of the authority that made it, in
+    /// hexadecimal. It waits for the key.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when no authority is active or its key cannot sign.
+    pub(super) fn sign_statement(&self, statement: &str) -> Result<(Vec<u8>, String), Refusal> {
+        let signer = self.signer.load_full().ok_or(Refusal::Unavailable)?;
+        let signature = rcgen::SigningKey::sign(signer.issuer.key(), statement.as_bytes());
+        let by = octets::hex(&octets::sha256(&signer.certificate));
+        signature.map(|signature| (signature, by)).map_err(|_| Refusal::Unavailable)
+    }
+
     /// Mints an X.509-SVID. `ttl` is cut to the authority's own end.
     ///
     /// # Errors
@@ -112,7 +124,7 @@ impl Issuer {
             error!(%id, %error, "the authority could not sign");
             Refusal::Unavailable
         })?;
-        info!(%id, serial, "X.509-SVID issued");
+        debug!(%id, serial, "X.509-SVID issued"); // the audit log has it
         let mut chain = vec![certificate.der().clone()];
         chain.extend(signer.intermediates.iter().cloned());
         Ok(Minted { id: id.clone(), chain, not_after, serial })

@@ -1,4 +1,4 @@
-//! Signing what is no certificate: JWT-SVIDs, WIT-SVIDs, and statements of the audit log.
+//! Signing tokens: JWT-SVIDs and WIT-SVIDs.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,14 +9,12 @@ use symbolon_kit::spiffe::jwt::{self, EncodeError, Token, Unsigned};
 use symbolon_kit::spiffe::token_key::{self, TokenKey};
 use symbolon_kit::spiffe::wit;
 use symbolon_proto::ids::SpiffeId;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::super::Refusal;
 use super::super::keys::Algorithm;
 use super::{Issuer, TokenSigner};
 
-/// Before a statement of the audit log, where a token has the `eyJ` of its header: neither can be taken for the other.
-const STATEMENT: &[u8] = b"symbolon-audit-statement-v1\n";
 /// How far back `nbf` of a WIT-SVID lies, for clocks that differ.
 const BACKDATE: Duration = Duration::from_secs(10);
 
@@ -44,7 +42,7 @@ impl Issuer {
         let minted = self.mint_token(id, signer, ttl, |kid, algorithm, iat, exp, jti| {
             jwt::Claims { sub: id, aud: audience, iat, exp, jti: Some(jti) }.unsigned(kid, algorithm)
         })?;
-        info!(%id, jti = minted.jti, "JWT-SVID issued");
+        debug!(%id, jti = minted.jti, "JWT-SVID issued");
         Ok(minted)
     }
 
@@ -64,7 +62,7 @@ impl Issuer {
             let nbf = iat - BACKDATE;
             wit::Claims { sub: id, key, algorithm: of_key, nbf, iat, exp, jti: Some(jti) }.unsigned(kid, algorithm)
         })?;
-        info!(%id, jti = minted.jti, "WIT-SVID issued");
+        debug!(%id, jti = minted.jti, "WIT-SVID issued");
         Ok(minted)
     }
 
@@ -106,14 +104,6 @@ impl Issuer {
         })?;
         let (token, kid) = (unsigned.signed(&signature), signer.kid.clone());
         Ok(MintedToken { id: id.clone(), token, issued_at, expires_at, jti, kid })
-    }
-
-    /// Signs a statement by the JWT authority, whose key is in the bundle: `kid`, and the signature as a JWS has it, in hex.
-    pub(in crate::identity) fn sign_statement(&self, statement: &[u8]) -> Option<(Arc<str>, String)> {
-        let signer = self.jwt.load_full()?;
-        let signature = signer.key.sign_jws(&[STATEMENT, statement].concat());
-        let signature = signature.inspect_err(|why| error!(%why, "a statement for the audit log could not be signed"));
-        Some((signer.kid.clone(), octets::hex(&signature.ok()?)))
     }
 }
 
