@@ -69,6 +69,7 @@ async fn world(signatures_per_second: u32) -> World {
         x509pop: None,
         fence: at("tokens.fence"),
         refresh_hint: Duration::from_mins(1),
+        authority: crate::identity::authority::Settings::default(),
     };
     let mut identity =
         Identity::start(config, store.clone(), clock.clone(), &metrics, &tasks, drain.clone()).await.unwrap();
