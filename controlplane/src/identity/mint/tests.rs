@@ -71,9 +71,10 @@ async fn world(signatures_per_second: u32) -> World {
         refresh_hint: Duration::from_mins(1),
         authority: crate::identity::authority::Settings::default(),
     };
-    let mut identity =
-        Identity::start(config, store.clone(), clock.clone(), &metrics, &tasks, drain.clone()).await.unwrap();
+    let mut identity = Identity::start(config, store, clock.clone(), &metrics, &tasks, drain.clone()).await.unwrap();
     let volume = Arc::new(disk.clone());
+    // A store of its own: the other one knows how far the log went that was begun with the authorities.
+    let store = crate::store::redb::open(&at("audit.redb")).unwrap();
     identity.audit = Audit::start_on(volume, at("audit"), store, clock, &metrics, &tasks, drain.clone()).await.unwrap();
     World { identity, disk, tasks, drain, _folder: folder }
 }

@@ -182,6 +182,8 @@ fn an_svid_is_a_leaf_with_its_own_key() {
     assert_eq!(svid.id.as_str(), ID);
     assert_eq!((svid.not_before, svid.not_after), (noon() - Duration::from_secs(10), noon() + HOUR));
     assert_eq!(svid.serial, "41".repeat(20));
+    assert_eq!(serial(&leaf), Ok(svid.serial));
+    assert_eq!(serial(&CertificateDer::from(vec![1, 2, 3])), Err(SvidError::Malformed));
     let error = Svid::new(vec![leaf.clone()], PrivateKey::from_pkcs8(other.serialize_der())).unwrap_err();
     assert_eq!(error, SvidError::KeyMismatch);
     assert_eq!(Svid::new(vec![leaf], PrivateKey::from_pkcs8(vec![1, 2, 3])).unwrap_err(), SvidError::KeyMismatch);
@@ -204,4 +206,21 @@ fn pem_reads_back() {
     let key = PrivatePkcs8KeyDer::from_pem_slice(svid.key_pem().as_bytes()).unwrap();
     assert_eq!(key.secret_pkcs8_der(), svid.key.pkcs8());
     assert!(svid.key_pem().lines().all(|line| line.len() <= 64));
+}
+
+#[test]
+fn key_identifiers_tell_who_signed() {
+    let root = Ca::new("a.example");
+    let below = root.intermediate(|_| {});
+    let leaf = below.leaf(ID, |_| {});
+    let ids = [key_id(&root.certificate()).unwrap(), key_id(&below.certificate()).unwrap()];
+    assert_ne!(ids[0], ids[1]);
+    assert!(
+        ids.iter().all(|id| id.len() == 40 && id.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()))
+    );
+    assert_eq!(issuer_key_id(&below.certificate()).as_ref(), Some(&ids[0]));
+    assert_eq!(issuer_key_id(&leaf).as_ref(), Some(&ids[1]));
+    let bare = below.leaf(ID, |params| params.use_authority_key_identifier_extension = false);
+    assert_eq!(issuer_key_id(&bare), None);
+    assert_eq!((key_id(&vec![1, 2].into()), issuer_key_id(&vec![1, 2].into())), (None, None));
 }

@@ -113,6 +113,16 @@ fn x_1_one_uri_of_leaf_and_authority() {
 fn x_4_an_authoritys_id_has_no_path_and_is_of_its_domain() {
     refused("x_4_authority_with_a_path", "authority", "has a path");
     refused("x_4_authority_of_another", "authority", "another trust domain");
+    let a = Ca::new("a.example");
+    let elsewhere = a.intermediate(|params| {
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        params.subject_alt_names = vec![uri("https://pki.example/a"), uri("https://pki.example/b")];
+    });
+    let chain = [leaf(&elsewhere), elsewhere.certificate()];
+    assert!(
+        verify(&[&a], &chain, noon()).is_ok(),
+        "an authority whose URIs are no SPIFFE IDs has none, and needs none"
+    );
 }
 
 #[test]
