@@ -10,6 +10,7 @@ demo: build ## two clusters, real Envoys, one ramp, on this machine (HEADLESS=1:
 
 test: tools ## everything that must pass, with the minutes of each suite (SUITES="unit demo": only these)
 	@tests/tools/prerequisites go node
+	@tests/tools/install softhsm2
 	@cargo fetch --locked --quiet
 	@tests/tools/suites $(SUITES)
 
