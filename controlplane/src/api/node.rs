@@ -236,8 +236,9 @@ impl Refused {
             Self::Registration(_) | Self::Load(_) | Self::Draining => Status::unavailable(text),
             Self::Replaced => Status::aborted(text),
             Self::Identity(refusal) => match refusal {
-                Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse => Status::invalid_argument(text),
-                Refusal::BadAudience(_) => Status::invalid_argument(text),
+                Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse | Refusal::BadAudience(_) => {
+                    Status::invalid_argument(text)
+                }
                 Refusal::Incubating => Status::unimplemented(text),
                 Refusal::UnknownEntry => Status::not_found(text),
                 Refusal::NotYourEntry
@@ -254,5 +255,23 @@ impl Refused {
                 Refusal::Unavailable | Refusal::NotRecorded => Status::unavailable(text),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_too_often_is_told_how_long_to_wait_by_its_client_too() {
+        let wait = Duration::from_millis(1_500);
+        for refused in [Refused::Identity(Refusal::TooFast(wait)), Refused::TooManyAttempts(wait)] {
+            let status = refused.status();
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1500");
+        }
+        let status = Refused::Identity(Refusal::NotRecorded).status();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
     }
 }
