@@ -125,7 +125,8 @@ impl trust::Book for Trusted {
     }
 
     fn offer<'a>(&'a self, trust_domain: &'a TrustDomain, jwks: &'a [u8]) -> BoxFuture<'a, Result<(), NotTaken>> {
-        async move { self.identity.bundles.offer(trust_domain, jwks, Source::Endpoint).await.map_err(not_taken) }.boxed()
+        async move { self.identity.bundles.offer(trust_domain, jwks, Source::Endpoint).await.map_err(not_taken) }
+            .boxed()
     }
 
     fn set<'a>(

@@ -23,7 +23,8 @@ impl Identity {
         let parsed = Bundle::parse_jwks(trust_domain, jwks, self.bundles.now())?;
         let before = self.bundles.all().get(trust_domain).map(|held| held.sequence);
         let (now, digest) = (parsed.bundle.sequence, hex(&sha256(jwks)));
-        let number = |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
+        let number =
+            |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
         let kind = if force { Kind::BundleOverridden } else { Kind::BundleSet };
         let mut record = Record::new(kind)
             .with("trust_domain", trust_domain.as_str())
@@ -43,7 +44,8 @@ impl Identity {
         self.audit.append(record).await?;
         let set = self.bundles.set(trust_domain, jwks, force).await;
         if let Err(refused) = &set {
-            let record = Record::new(Kind::Refused).with("reason", refused.label()).with("trust_domain", trust_domain.as_str());
+            let record =
+                Record::new(Kind::Refused).with("reason", refused.label()).with("trust_domain", trust_domain.as_str());
             self.audit.append(record.with("detail", refused.to_string())).await?;
         }
         set
