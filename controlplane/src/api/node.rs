@@ -109,12 +109,18 @@ impl NodeService for Node {
         attest::run(self, request).await
     }
 
-    async fn mint_jwt(&self, _: Request<wire::MintJwtRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+    async fn mint_jwt(
+        &self,
+        request: Request<wire::MintJwtRequest>,
+    ) -> Result<Response<wire::MintJwtResponse>, Status> {
+        self.mint_jwts(request).await
     }
 
-    async fn mint_wit(&self, _: Request<wire::MintWitRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+    async fn mint_wit(
+        &self,
+        request: Request<wire::MintWitRequest>,
+    ) -> Result<Response<wire::MintJwtResponse>, Status> {
+        self.mint_wits(request).await
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
@@ -157,7 +163,7 @@ pub enum Refused {
     Anonymous,
     #[error("{0} is not a node of this trust domain")]
     NotANode(symbolon_proto::ids::SpiffeId),
-    #[error("{0} CSRs in one request; at most {MAX_BATCH}")]
+    #[error("{0} orders in one request; at most {MAX_BATCH}")]
     BatchTooLarge(usize),
     #[error(transparent)]
     Identity(Refusal),
@@ -231,6 +237,8 @@ impl Refused {
             Self::Replaced => Status::aborted(text),
             Self::Identity(refusal) => match refusal {
                 Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse => Status::invalid_argument(text),
+                Refusal::BadAudience(_) => Status::invalid_argument(text),
+                Refusal::Incubating => Status::unimplemented(text),
                 Refusal::UnknownEntry => Status::not_found(text),
                 Refusal::NotYourEntry
                 | Refusal::NotGranted(_)

@@ -73,6 +73,8 @@ pub enum Error {
     Full,
     #[error("the audit log cannot be written: {0}")]
     Disk(String),
+    #[error("what is to be signed cannot be: {0}")]
+    Unsigned(String),
     #[error("too many records wait for the audit log")]
     Busy,
     #[error("the audit log is closed; the control plane is stopping")]
@@ -256,6 +258,23 @@ impl Audit {
     }
 }
 
+impl super::Identity {
+    /// Writes a record that the trust domain vouches for: it is signed by the JWT authority, whose key is in the bundle.
+    ///
+    /// # Errors
+    /// If it is not in the log.
+    pub async fn append_signed(&self, record: Record) -> Result<(), Error> {
+        let issuer = self.issuer.clone();
+        let signed = self.pool.run(move || {
+            let (kid, signature) = issuer.sign_statement(&record.statement())?;
+            Some(record.with("kid", &*kid).with("signature", signature))
+        });
+        let signed = signed.await.map_err(|refusal| Error::Unsigned(refusal.to_string()))?;
+        let signed = signed.ok_or_else(|| Error::Unsigned("the authority cannot sign now".into()))?;
+        self.audit.append(signed).await
+    }
+}
+
 async fn blocking<T, F>(work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -352,6 +371,7 @@ impl Error {
         match self {
             Self::Full => "audit_full",
             Self::Disk(_) => "audit_disk",
+            Self::Unsigned(_) => "audit_unsigned",
             Self::Busy => "audit_busy",
             Self::Closed => "audit_closed",
         }

@@ -67,8 +67,6 @@ pub enum Refused {
     Store(#[from] store::Error),
     #[error("what an operator does must be recorded first, and it cannot be: {0}")]
     Unrecorded(super::audit::Error),
-    #[error("an override must be signed into the audit log, and the authority cannot sign now: {0}")]
-    Unsigned(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -360,12 +358,11 @@ impl Refused {
             Self::Ended(_) => "ended",
             Self::Store(_) => "store",
             Self::Unrecorded(_) => "unrecorded",
-            Self::Unsigned(_) => "unsigned",
         }
     }
 
     /// Our own trouble, and not that of what was offered.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Unrecorded(_) | Self::Unsigned(_))
+        matches!(self, Self::Store(_) | Self::Unrecorded(_))
     }
 }

@@ -1,5 +1,7 @@
 //! Signing: one active authority of each kind, swapped whole when the schedule says so.
 
+mod token;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +16,8 @@ use tracing::{error, info};
 use super::keys::{RcgenKey, SigningKey};
 use super::reuse::Keys;
 use super::{Minted, Refusal, profile};
+
+pub use token::MintedToken;
 
 /// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
 /// that are slower will bring their own pool.
@@ -37,8 +41,6 @@ pub(super) struct Signer {
     /// What is served behind each leaf: nothing for a self-signed authority, which is in the bundle; below an upstream authority its
     /// own certificate and those between it and the root.
     pub(super) intermediates: Vec<CertificateDer<'static>>,
-    /// Whether its key waits for something outside this process; see [`SigningKey::is_slow`].
-    pub(super) slow: bool,
 }
 
 /// The JWT (or WIT) authority that signs now: [`SigningKey::sign_jws`] of `key`, with `alg` of [`super::keys::Algorithm::jws`].
@@ -78,18 +80,6 @@ impl Issuer {
     /// The certificate of the authority that signs now.
     pub fn active_certificate(&self) -> Option<CertificateDer<'static>> {
         self.signer.load().as_ref().map(|signer| signer.certificate.clone())
-    }
-
-    /// Signs a statement that is no certificate; the signature, and the SHA-256 of the certificate of the authority that made it, in
-    /// hexadecimal. It waits for the key.
-    ///
-    /// # Errors
-    /// [`Refusal::Unavailable`] when no authority is active or its key cannot sign.
-    pub(super) fn sign_statement(&self, statement: &str) -> Result<(Vec<u8>, String), Refusal> {
-        let signer = self.signer.load_full().ok_or(Refusal::Unavailable)?;
-        let signature = rcgen::SigningKey::sign(signer.issuer.key(), statement.as_bytes());
-        let by = octets::hex(&octets::sha256(&signer.certificate));
-        signature.map(|signature| (signature, by)).map_err(|_| Refusal::Unavailable)
     }
 
     /// Mints an X.509-SVID. `ttl` is cut to the authority's own end.

@@ -10,9 +10,6 @@ use super::Identity;
 use super::audit::{self, Kind, Record};
 use super::bundles::Refused;
 
-/// Begins every statement that is signed: no certificate begins so.
-const OVERRIDE: &str = "symbolon bundle override 1";
-
 impl Identity {
     /// Sets a foreign trust domain's bundle; `force`: also if it is not newer than what is held.
     ///
@@ -26,22 +23,17 @@ impl Identity {
         let number =
             |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
         let kind = if force { Kind::BundleOverridden } else { Kind::BundleSet };
-        let mut record = Record::new(kind)
+        let record = Record::new(kind)
             .with("trust_domain", trust_domain.as_str())
             .with("sequence_before", number(before))
             .with("sequence", number(Some(now)))
-            .with("sha256", digest.as_str());
+            .with("sha256", digest.as_str())
+            .with("by", "operator");
         if force {
-            let statement = format!("{OVERRIDE} {trust_domain} {} {now} {digest}", number(before));
-            let issuer = self.issuer.clone();
-            let said = statement.clone();
-            // A key in a token may take its time.
-            let signed = tokio::task::spawn_blocking(move || issuer.sign_statement(&said)).await;
-            let signed = signed.map_err(|error| Refused::Unsigned(error.to_string()))?;
-            let (signature, by) = signed.map_err(|refusal| Refused::Unsigned(refusal.to_string()))?;
-            record = record.with("statement", statement).with("signature", hex(&signature)).with("signed_by", by);
+            self.append_signed(record).await?;
+        } else {
+            self.audit.append(record).await?;
         }
-        self.audit.append(record).await?;
         let set = self.bundles.set(trust_domain, jwks, force).await;
         if let Err(refused) = &set {
             let record =

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::{Admin, Answer, parse, unavailable};
+use crate::identity::audit::{Kind, Record};
 use crate::trust::{Origin, Refused, Relationship, Status as Known};
 
 impl Admin {
@@ -32,8 +33,11 @@ impl Admin {
         let parsed = Relationship::parse(own, &one.trust_domain, &one.profile, &one.endpoint, id, labels)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let first = (!asked.bootstrap.is_empty()).then_some(&*asked.bootstrap);
-        let set = self.0.relationships.set(parsed, first).await.map_err(refused)?;
-        Ok(Response::new(shown(set)))
+        let known = self.0.relationships.get(&parsed.trust_domain).is_ok();
+        let set = shown(self.0.relationships.set(parsed, first).await.map_err(refused)?);
+        let kind = if known { Kind::RelationshipUpdated } else { Kind::RelationshipCreated };
+        self.record(vec![record(kind, &set)]).await?;
+        Ok(Response::new(set))
     }
 
     pub(super) async fn refresh_relationship(
@@ -50,8 +54,17 @@ impl Admin {
     ) -> Answer<wire::Relationship> {
         let trust_domain: TrustDomain = parse("trust domain", &request.into_inner().trust_domain)?;
         info!(%trust_domain, "the operator ends trust in a domain");
-        Ok(Response::new(shown(self.0.relationships.delete(&trust_domain).await.map_err(refused)?)))
+        let ended = shown(self.0.relationships.delete(&trust_domain).await.map_err(refused)?);
+        self.record(vec![record(Kind::RelationshipDeleted, &ended)]).await?;
+        Ok(Response::new(ended))
     }
+}
+
+fn record(kind: Kind, one: &wire::Relationship) -> Record {
+    Record::new(kind)
+        .with("trust_domain", one.trust_domain.as_str())
+        .with("profile", one.profile.as_str())
+        .with("endpoint", one.endpoint.as_str())
 }
 
 fn shown(known: Known) -> wire::Relationship {

@@ -75,6 +75,13 @@ impl Record {
         self
     }
 
+    /// What is signed of it: its kind and facts so far, as they stand in the log.
+    pub(super) fn statement(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
+    }
+
     /// Its kind and facts, as members of a JSON object.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\"kind\":");

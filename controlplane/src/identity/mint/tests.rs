@@ -62,6 +62,7 @@ async fn world(signatures_per_second: u32) -> World {
         trust_domain: "a.example".parse().unwrap(),
         key_dir: at("keys"),
         audit_dir: at("unused"),
+        authority: crate::identity::authority::Settings::default(),
         minting: Settings { signatures_per_second, ..Settings::default() },
         ca_ttl: Duration::from_hours(24),
         svid_ttl: Duration::from_hours(1),
