@@ -1,6 +1,6 @@
 # Symbolon. `make demo` runs two clusters on this machine, `make test` everything that must pass; both do all set-up.
 
-.PHONY: help demo test check tools build fmt interop mutants
+.PHONY: help demo test check tools build bench fmt interop mutants
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -10,6 +10,7 @@ demo: build ## two clusters, real Envoys, one ramp, on this machine (HEADLESS=1:
 
 test: tools ## everything that must pass, with the minutes of each suite (SUITES="unit demo": only these)
 	@tests/tools/prerequisites go node
+	@tests/tools/install softhsm2
 	@cargo fetch --locked --quiet
 	@tests/tools/suites $(SUITES)
 
@@ -30,6 +31,10 @@ mutants: ## which change of the verifiers and parsers no test notices; hours (PA
 	@tests/tools/prerequisites cargo python3 cc
 	@tests/tools/install cargo-mutants
 	@tests/tools/mutants $(PARTS)
+
+bench: ## speed, of a release build: one table, and target/bench/summary.json (ARGS="issuance": only that part)
+	@tests/tools/prerequisites cargo cc
+	cargo run --locked --release --quiet --package symbolon-tests --bin bench -- $(ARGS)
 
 build: tools ## the programs, as demo, scenarios and tests use them
 	cargo build --locked --workspace --all-targets

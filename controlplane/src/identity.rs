@@ -76,6 +76,7 @@ pub struct Identity {
     pub audit: audit::Audit,
     pool: mint::Pool,
     rate: mint::Rate,
+    minting: mint::Settings,
     svid_ttl: Duration,
     node_ttl: Duration,
 }
@@ -134,6 +135,10 @@ pub enum Refusal {
     KeyInUse,
     #[error("the CSR asks for {0}, which is not granted")]
     NotGranted(String),
+    #[error("the audience is not acceptable: {0}")]
+    BadAudience(String),
+    #[error("WIT-SVIDs are not switched on here; the profile is incubating")]
+    Incubating,
     #[error("there is no such entry")]
     UnknownEntry,
     #[error("this entry belongs to another node")]
@@ -210,6 +215,7 @@ impl Identity {
             audit,
             pool: mint::Pool::new(),
             rate: mint::Rate::new(config.minting.signatures_per_second),
+            minting: config.minting,
             svid_ttl: config.svid_ttl,
             node_ttl: config.node_ttl,
         })
@@ -258,6 +264,8 @@ impl Refusal {
             Self::WeakKey(_) => "weak_key",
             Self::KeyInUse => "key_in_use",
             Self::NotGranted(_) => "not_granted",
+            Self::BadAudience(_) => "bad_audience",
+            Self::Incubating => "incubating",
             Self::UnknownEntry => "unknown_entry",
             Self::NotYourEntry => "not_your_entry",
             Self::UnknownToken => "unknown_token",

@@ -178,6 +178,61 @@ fn commands_print_tables_json_yaml_and_the_bundle_document() {
 }
 
 #[test]
+fn a_file_of_identities_is_applied_and_explained() {
+    let place = Place::new(FILE);
+    let _serving = place.serve();
+    let id = |name: &str| format!("spiffe://a.example/ns/shop/sa/{name}");
+    let file = format!(
+        "- spiffeId: {}\n  node: n1\n  selectors: [\"unix:uid:1000\"]\n- spiffeId: {}\n  node: n1\n  selectors: \
+         [\"unix:uid:1001\"]\n  federatesWith: {{all: true, except: [b.example]}}\n",
+        id("payments"),
+        id("ledger")
+    );
+    std::fs::write(place.path("all.yaml"), &file).unwrap();
+    let dry = place.run("identity apply -f all.yaml --dry-run --exit-code");
+    assert_eq!(dry.status.code(), Some(1), "there are differences");
+    assert!(text(&dry.stdout).ends_with("2 created, 0 changed, 0 deleted, 0 unchanged (dry run: nothing was done)\n"));
+    assert_eq!(place.json("identity list"), serde_json::json!([]));
+    assert_eq!(place.json("identity apply -f all.yaml")["created"].as_array().unwrap().len(), 2);
+    // What is listed can be applied, and is what is there.
+    std::fs::write(place.path("listed.yaml"), place.run("identity list -o yaml").stdout).unwrap();
+    let same = place.run("identity apply -f listed.yaml --prune --exit-code");
+    assert_eq!(
+        (same.status.code(), text(&same.stdout)),
+        (Some(0), "0 created, 0 changed, 0 deleted, 2 unchanged\n".to_owned())
+    );
+    for (wrong, why) in [
+        (
+            file.replace("unix:uid:1001", "unix:uid:root"),
+            "wrong.yaml:4: entry 2 (spiffe://a.example/ns/shop/sa/ledger): ",
+        ),
+        (
+            file.replace("federatesWith", "federateswith"),
+            "wrong.yaml:7:3: unknown field \"federateswith\"; did you mean",
+        ),
+        (file.replace("node: n1", "node: n1\n  ttlSeconds: 0"), "wrong.yaml:1: a lifetime of 0 seconds"),
+    ] {
+        std::fs::write(place.path("wrong.yaml"), wrong).unwrap();
+        let refused = place.run("identity apply -f wrong.yaml --prune");
+        assert_eq!(refused.status.code(), Some(65), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains(why), "{}", text(&refused.stderr));
+    }
+    let denied = place.run("identity explain --node n1 --selector unix:uid:7");
+    assert_eq!(denied.status.code(), Some(1));
+    assert!(text(&denied.stdout).contains("gets no identity"), "{}", text(&denied.stdout));
+    assert!(text(&denied.stdout).contains("the caller has unix:uid:7, the entry wants unix:uid:1000"));
+    let granted = place.json("identity explain --node n1 --selector unix:uid:1000");
+    assert_eq!(granted["granted"][0]["spiffeId"], id("payments"));
+    let entry = granted["granted"][0]["entryId"].as_str().unwrap().to_owned();
+    assert_eq!(place.json(&format!("identity delete {entry}"))[0]["entryId"], entry);
+    assert_eq!(place.run(&format!("identity delete {entry}")).status.code(), Some(1));
+    let listed = place.json("identity list --selector unix:uid:1001 --node n1");
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let pruned = place.run("identity apply -f /dev/null --prune");
+    assert_eq!(pruned.status.code(), Some(65), "a file that names nothing prunes nothing");
+}
+
+#[test]
 fn sigterm_stops_in_order_and_tidies_up() {
     let place = Place::new(FILE);
     let mut serving = place.serve();

@@ -1,6 +1,7 @@
 //! What the scenarios share: a stage of real processes for each, on its own loopback network, in its own folder; and programs to run
 //! and read. `tests/scenarios.rs` holds the scenarios.
 
+pub mod bench;
 pub mod interop;
 pub mod mesh;
 

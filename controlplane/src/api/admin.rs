@@ -37,6 +37,8 @@ const DEFAULT_TTL: Duration = Duration::from_mins(10);
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Changes that wait for a watcher to read them.
 const OUTBOX: usize = 4;
+/// Whoever may open the socket, as the audit log names them.
+const OPERATOR: &str = "operator";
 
 /// What the service works with.
 #[derive(Clone, Debug)]
@@ -265,9 +267,13 @@ impl AdminService for Admin {
 impl Admin {
     /// Writes down what an operator has done. It is answered only then.
     async fn record(&self, records: Vec<Record>) -> Result<(), Status> {
-        let records = records.into_iter().map(|record| record.with("by", "operator")).collect();
-        let kept = self.0.identity.audit.append_all(records).await;
-        kept.map_err(|error| unavailable(format!("it is done, but not in the audit log: {error}")))
+        let records = records.into_iter().map(|record| record.with("by", OPERATOR)).collect();
+        self.0
+            .identity
+            .audit
+            .append_all(records)
+            .await
+            .map_err(|error| unavailable(format!("it is done, but not in the audit log: {error}")))
     }
 
     fn bundle(&self, trust_domain: &TrustDomain) -> Result<wire::ShowBundleResponse, Status> {

@@ -109,12 +109,18 @@ impl NodeService for Node {
         attest::run(self, request).await
     }
 
-    async fn mint_jwt(&self, _: Request<wire::MintJwtRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+    async fn mint_jwt(
+        &self,
+        request: Request<wire::MintJwtRequest>,
+    ) -> Result<Response<wire::MintJwtResponse>, Status> {
+        self.mint_jwts(request).await
     }
 
-    async fn mint_wit(&self, _: Request<wire::MintWitRequest>) -> Result<Response<wire::MintJwtResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+    async fn mint_wit(
+        &self,
+        request: Request<wire::MintWitRequest>,
+    ) -> Result<Response<wire::MintJwtResponse>, Status> {
+        self.mint_wits(request).await
     }
 
     async fn mint(&self, request: Request<wire::MintRequest>) -> Result<Response<wire::MintResponse>, Status> {
@@ -157,7 +163,7 @@ pub enum Refused {
     Anonymous,
     #[error("{0} is not a node of this trust domain")]
     NotANode(symbolon_proto::ids::SpiffeId),
-    #[error("{0} CSRs in one request; at most {MAX_BATCH}")]
+    #[error("{0} orders in one request; at most {MAX_BATCH}")]
     BatchTooLarge(usize),
     #[error(transparent)]
     Identity(Refusal),
@@ -230,7 +236,10 @@ impl Refused {
             Self::Registration(_) | Self::Load(_) | Self::Draining => Status::unavailable(text),
             Self::Replaced => Status::aborted(text),
             Self::Identity(refusal) => match refusal {
-                Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse => Status::invalid_argument(text),
+                Refusal::BadCsr(_) | Refusal::WeakKey(_) | Refusal::KeyInUse | Refusal::BadAudience(_) => {
+                    Status::invalid_argument(text)
+                }
+                Refusal::Incubating => Status::unimplemented(text),
                 Refusal::UnknownEntry => Status::not_found(text),
                 Refusal::NotYourEntry
                 | Refusal::NotGranted(_)
@@ -246,5 +255,23 @@ impl Refused {
                 Refusal::Unavailable | Refusal::NotRecorded => Status::unavailable(text),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_too_often_is_told_how_long_to_wait_by_its_client_too() {
+        let wait = Duration::from_millis(1_500);
+        for refused in [Refused::Identity(Refusal::TooFast(wait)), Refused::TooManyAttempts(wait)] {
+            let status = refused.status();
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1500");
+        }
+        let status = Refused::Identity(Refusal::NotRecorded).status();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod identities;
+mod authorities;
 mod life;
 mod link;
 mod node_api;

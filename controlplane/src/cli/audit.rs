@@ -27,7 +27,7 @@ pub enum Command {
   symbolon audit tail -n 1000 | jq 'select(.kind == \"refused\")'
   symbolon audit tail -f                     and each that follows, until Ctrl-C
 
-docs/identity.md lists the kinds of records.")]
+docs/audit.md lists the kinds of records.")]
 pub struct Tail {
     /// How many of the newest records
     #[arg(short = 'n', long, default_value_t = 10, value_name = "COUNT")]

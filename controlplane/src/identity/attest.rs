@@ -75,7 +75,7 @@ pub(super) struct Attestors(Arc<[Arc<dyn NodeAttestor>]>);
 /// An attestation under way.
 pub enum Progress {
     /// The node has to answer [`Pending::question`].
-    Challenge(Pending),
+    Challenge(Box<Pending>),
     Done(Admitted),
 }
 
@@ -127,7 +127,8 @@ impl Identity {
     async fn proceed(&self, kind: &'static str, request: profile::Request, step: Step) -> Result<Progress, Refusal> {
         let attested = match step {
             Step::Challenge(challenge) => {
-                return Ok(Progress::Challenge(Pending { identity: self.clone(), kind, request, challenge }));
+                let pending = Pending { identity: self.clone(), kind, request, challenge };
+                return Ok(Progress::Challenge(Box::new(pending)));
             }
             Step::Proven(attested) => attested,
         };

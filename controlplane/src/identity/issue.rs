@@ -1,5 +1,7 @@
 //! Signing: one active authority of each kind, swapped whole when the schedule says so.
 
+mod token;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,11 +11,13 @@ use rustls_pki_types::CertificateDer;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::octets;
 use symbolon_proto::ids::{SpiffeId, TrustDomain};
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::keys::{RcgenKey, SigningKey};
 use super::reuse::Keys;
 use super::{Minted, Refusal, profile};
+
+pub use token::MintedToken;
 
 /// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
 /// that are slower will bring their own pool.
@@ -37,8 +41,6 @@ pub(super) struct Signer {
     /// What is served behind each leaf: nothing for a self-signed authority, which is in the bundle; below an upstream authority its
     /// own certificate and those between it and the root.
     pub(super) intermediates: Vec<CertificateDer<'static>>,
-    /// Whether its key waits for something outside this process; see [`SigningKey::is_slow`].
-    pub(super) slow: bool,
 }
 
 /// The JWT (or WIT) authority that signs now: [`SigningKey::sign_jws`] of `key`, with `alg` of [`super::keys::Algorithm::jws`].
@@ -122,7 +124,7 @@ impl Issuer {
             error!(%id, %error, "the authority could not sign");
             Refusal::Unavailable
         })?;
-        info!(%id, serial, "X.509-SVID issued");
+        debug!(%id, serial, "X.509-SVID issued"); // the audit log has it
         let mut chain = vec![certificate.der().clone()];
         chain.extend(signer.intermediates.iter().cloned());
         Ok(Minted { id: id.clone(), chain, not_after, serial })

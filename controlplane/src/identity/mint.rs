@@ -11,15 +11,19 @@
 mod pool;
 mod rate;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rcgen::PublicKeyData as _;
 use symbolon_kit::clock::unix_secs;
 use symbolon_kit::octets;
+use symbolon_kit::spiffe::token_key::TokenKey;
 use symbolon_proto::ids::SpiffeId;
 
 use super::audit::{Kind, Record};
 use super::entries::Entry;
+use super::issue::MintedToken;
 use super::{Identity, Minted, Refusal, profile};
 use crate::model::NodeName;
 
@@ -35,29 +39,44 @@ pub struct Settings {
     pub signatures_per_second: u32,
 }
 
-/// What a node asks for.
+/// An X.509-SVID that a node asks for.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// Empty: the node's own SVID.
+    /// Empty: the node's own.
     pub entry_id: String,
     pub csr: Bytes,
 }
 
-/// What an order gives: an identity, as whose, and for how long.
+/// A JWT-SVID that a node asks for.
+#[derive(Clone, Debug)]
+pub struct JwtOrder {
+    pub entry_id: String,
+    pub audience: Vec<String>,
+}
+
+/// A WIT-SVID that a node asks for, bound to the CSR's key.
+#[derive(Clone, Debug)]
+pub struct WitOrder {
+    pub entry_id: String,
+    pub csr: Bytes,
+}
+
+/// What an order gives: an identity, and for how long.
 #[derive(Clone, Debug)]
 struct Grant {
     id: SpiffeId,
     ttl: Duration,
-    dns_names: Vec<String>,
-    /// Of the registration, if there is one: its id and revision.
-    entry: Option<(String, u64)>,
+    /// `None`: a node's own, or the control plane's.
+    entry: Option<Arc<Entry>>,
 }
 
 /// Something minted, and what is to be written down of it.
-struct Outcome {
-    minted: Minted,
+struct Outcome<T> {
+    minted: T,
     record: Record,
 }
+
+type Answers<T> = Vec<Result<T, Refusal>>;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -76,21 +95,42 @@ impl Identity {
         node: &NodeName,
         serial: &str,
         orders: Vec<Order>,
-    ) -> Result<Vec<Result<Minted, Refusal>>, Refusal> {
-        self.rate.spend(node, orders.len()).map_err(Refusal::TooFast)?;
-        let granted: Vec<_> = orders.iter().map(|order| self.grant(node, &order.entry_id)).collect();
+    ) -> Result<Answers<Minted>, Refusal> {
         let own: Vec<bool> = orders.iter().map(|order| order.entry_id.is_empty()).collect();
-        let (identity, by) = (self.clone(), self.node_id(node));
-        let signed = self.pool.run(move || identity.sign_all(by.as_str(), orders, granted)).await?;
-        let mut outcomes = self.recorded(signed).await;
-        for (outcome, _) in outcomes.iter_mut().zip(own).filter(|(_, own)| *own) {
-            if let Ok(minted) = outcome {
+        let granted = orders.into_iter().map(|order| (self.grant(node, &order.entry_id), order.csr)).collect();
+        let mut answers = self.batch(node, granted, Self::sign_x509).await?;
+        for (answer, _) in answers.iter_mut().zip(own).filter(|(_, own)| *own) {
+            if let Ok(minted) = answer {
                 // A certificate that the node's tenure does not list is good for nothing: it must be kept before it leaves.
                 let kept = self.nodes.renewed(node, serial, minted).await;
-                kept.unwrap_or_else(|refusal| *outcome = Err(refusal));
+                kept.unwrap_or_else(|refusal| *answer = Err(refusal));
             }
         }
-        Ok(outcomes)
+        Ok(answers)
+    }
+
+    /// Mints JWT-SVIDs for entries of a node.
+    ///
+    /// # Errors
+    /// As [`Identity::mint_batch`].
+    pub async fn mint_jwts(&self, node: &NodeName, orders: Vec<JwtOrder>) -> Result<Answers<MintedToken>, Refusal> {
+        let usual = self.minting.jwt_ttl;
+        let grant = |id: &str| self.grant_entry(node, id, |entry| entry.jwt_ttl.unwrap_or(usual));
+        let granted = orders.into_iter().map(|order| (grant(&order.entry_id), order.audience)).collect();
+        self.batch(node, granted, Self::sign_jwt).await
+    }
+
+    /// Mints WIT-SVIDs for entries of a node. They are bound to a key, and live as long as X.509-SVIDs.
+    ///
+    /// # Errors
+    /// As [`Identity::mint_batch`]; [`Refusal::Incubating`] if they are not switched on.
+    pub async fn mint_wits(&self, node: &NodeName, orders: Vec<WitOrder>) -> Result<Answers<MintedToken>, Refusal> {
+        if !self.issuer.has_wit() {
+            return Err(Refusal::Incubating);
+        }
+        let grant = |id: &str| self.grant_entry(node, id, |entry| entry.ttl.unwrap_or(self.svid_ttl));
+        let granted = orders.into_iter().map(|order| (grant(&order.entry_id), order.csr)).collect();
+        self.batch(node, granted, Self::sign_wit).await
     }
 
     /// Mints for the control plane's own key.
@@ -98,8 +138,8 @@ impl Identity {
     /// # Errors
     /// If the authority cannot sign, or the record cannot be written.
     pub async fn own_svid(&self, id: &SpiffeId, csr: Vec<u8>) -> Result<Minted, Refusal> {
-        let grant = Grant { id: id.clone(), ttl: self.svid_ttl, dns_names: Vec::new(), entry: None };
-        self.mint_alone(id.as_str(), move || profile::Request::parse(&csr), grant, Vec::new()).await
+        let grant = Grant { id: id.clone(), ttl: self.svid_ttl, entry: None };
+        self.mint_alone(move || profile::Request::parse(&csr), grant, Vec::new()).await
     }
 
     /// Mints for a node that has just proved who it is; `more` is recorded with it.
@@ -109,20 +149,18 @@ impl Identity {
         request: profile::Request,
         more: Vec<Record>,
     ) -> Result<Minted, Refusal> {
-        let grant = self.grant(node, "")?;
-        let by = grant.id.clone();
-        self.mint_alone(by.as_str(), move || Ok(request), grant, more).await
+        self.mint_alone(move || Ok(request), self.grant(node, "")?, more).await
     }
 
     async fn mint_alone(
         &self,
-        by: &str,
         request: impl FnOnce() -> Result<profile::Request, Refusal> + Send + 'static,
         grant: Grant,
         mut more: Vec<Record>,
     ) -> Result<Minted, Refusal> {
-        let (identity, by) = (self.clone(), by.to_owned());
-        let Outcome { minted, record } = self.pool.run(move || identity.sign(&by, request()?, &grant)).await??;
+        let identity = self.clone();
+        let sign = move || identity.sign_request(grant.id.as_str(), &grant, request()?);
+        let Outcome { minted, record } = self.pool.run(sign).await??;
         more.push(record);
         self.audit.append_all(more).await.map_err(|_| Refusal::NotRecorded)?;
         Ok(minted)
@@ -131,69 +169,109 @@ impl Identity {
     /// What the node may have by this order (invariant I1).
     fn grant(&self, node: &NodeName, entry_id: &str) -> Result<Grant, Refusal> {
         if entry_id.is_empty() {
-            return Ok(Grant { id: self.node_id(node), ttl: self.node_ttl, dns_names: Vec::new(), entry: None });
+            return Ok(Grant { id: self.node_id(node), ttl: self.node_ttl, entry: None });
         }
-        let entry = self.entries.granted(node, entry_id)?;
-        let ttl = self.entries.cut(&entry, entry.ttl.unwrap_or(self.svid_ttl));
-        let Entry { id, spiffe_id, dns_names, revision, .. } = &*entry;
-        let (id, entry) = (spiffe_id.clone(), Some((id.to_string(), *revision)));
-        Ok(Grant { id, ttl, dns_names: dns_names.clone(), entry })
+        self.grant_entry(node, entry_id, |entry| entry.ttl.unwrap_or(self.svid_ttl))
     }
 
-    /// Blocks. Once the authority could not sign, it is not asked again for the same batch: a key that is out of reach costs its
-    /// deadline once.
-    fn sign_all(
+    fn grant_entry(
         &self,
-        by: &str,
-        orders: Vec<Order>,
-        granted: Vec<Result<Grant, Refusal>>,
-    ) -> Vec<Result<Outcome, Refusal>> {
-        let mut unavailable = false;
-        let one = |(order, grant): (Order, Result<Grant, Refusal>)| {
-            let grant = grant?;
-            if unavailable {
-                return Err(Refusal::Unavailable);
-            }
-            let signed = self.sign(by, profile::Request::parse(&order.csr)?, &grant);
-            unavailable = matches!(signed, Err(Refusal::Unavailable));
-            signed
+        node: &NodeName,
+        entry_id: &str,
+        ttl: impl FnOnce(&Entry) -> Duration,
+    ) -> Result<Grant, Refusal> {
+        let entry = self.entries.granted(node, entry_id)?;
+        let ttl = self.entries.cut(&entry, ttl(&entry));
+        Ok(Grant { id: entry.spiffe_id.clone(), ttl, entry: Some(entry) })
+    }
+
+    /// Signs what was granted, on the pool; what was signed is in the log when this returns. Once the authority could not sign, it is
+    /// not asked again for the same batch: a key that is out of reach costs its deadline once.
+    async fn batch<Q: Send + 'static, T: Send + 'static>(
+        &self,
+        node: &NodeName,
+        granted: Vec<(Result<Grant, Refusal>, Q)>,
+        sign: fn(&Self, &str, &Grant, &Q) -> Result<Outcome<T>, Refusal>,
+    ) -> Result<Answers<T>, Refusal> {
+        self.rate.spend(node, granted.len()).map_err(Refusal::TooFast)?;
+        let (identity, by) = (self.clone(), self.node_id(node));
+        let sign_all = move || {
+            let mut unavailable = false;
+            let one = |(grant, asked): (Result<Grant, Refusal>, Q)| {
+                let grant = grant?;
+                if unavailable {
+                    return Err(Refusal::Unavailable);
+                }
+                let signed = sign(&identity, by.as_str(), &grant, &asked);
+                unavailable = matches!(signed, Err(Refusal::Unavailable));
+                signed
+            };
+            granted.into_iter().map(one).collect()
         };
-        orders.into_iter().zip(granted).map(one).collect()
-    }
-
-    fn sign(&self, by: &str, request: profile::Request, grant: &Grant) -> Result<Outcome, Refusal> {
-        let key = octets::hex(&request.key_hash());
-        let minted =
-            self.issuer.mint(&request.key_for(&grant.id, &grant.dns_names)?, &grant.id, grant.ttl, &grant.dns_names)?;
-        let mut record = Record::new(Kind::IssuedX509)
-            .with("by", by)
-            .with("id", minted.id.as_str())
-            .with("serial", minted.serial.as_str())
-            .with("expires", unix_secs(minted.not_after))
-            .with("key", key);
-        if let Some((entry, revision)) = &grant.entry {
-            record = record.with("entry", entry.as_str()).with("revision", *revision);
-        }
-        if !grant.dns_names.is_empty() {
-            record = record.with("dns", grant.dns_names.clone());
-        }
-        Ok(Outcome { minted, record })
-    }
-
-    /// The outcomes, once all that was signed is in the log.
-    async fn recorded(&self, signed: Vec<Result<Outcome, Refusal>>) -> Vec<Result<Minted, Refusal>> {
-        let (mut records, mut outcomes) = (Vec::with_capacity(signed.len()), Vec::with_capacity(signed.len()));
+        let signed: Vec<Result<Outcome<T>, Refusal>> = self.pool.run(sign_all).await?;
+        let (mut records, mut answers) = (Vec::with_capacity(signed.len()), Vec::with_capacity(signed.len()));
         for outcome in signed {
-            outcomes.push(outcome.map(|outcome| {
+            answers.push(outcome.map(|outcome| {
                 records.push(outcome.record);
                 outcome.minted
             }));
         }
         if self.audit.append_all(records).await.is_ok() {
-            return outcomes;
+            return Ok(answers);
         }
-        outcomes.into_iter().map(|outcome| outcome.and(Err(Refusal::NotRecorded))).collect()
+        Ok(answers.into_iter().map(|answer| answer.and(Err(Refusal::NotRecorded))).collect())
     }
+
+    fn sign_x509(&self, by: &str, grant: &Grant, csr: &Bytes) -> Result<Outcome<Minted>, Refusal> {
+        self.sign_request(by, grant, profile::Request::parse(csr)?)
+    }
+
+    fn sign_request(&self, by: &str, grant: &Grant, request: profile::Request) -> Result<Outcome<Minted>, Refusal> {
+        let key = octets::hex(&request.key_hash());
+        let dns_names = grant.entry.as_ref().map_or(&[][..], |entry| &entry.dns_names);
+        let spki = request.key_for(&grant.id, dns_names)?;
+        let minted = self.issuer.mint(&spki, &grant.id, grant.ttl, dns_names)?;
+        let mut record = grant
+            .record(Kind::IssuedX509, by)
+            .with("serial", minted.serial.as_str())
+            .with("expires", unix_secs(minted.not_after))
+            .with("key", key);
+        if !dns_names.is_empty() {
+            record = record.with("dns", dns_names.to_vec());
+        }
+        Ok(Outcome { minted, record })
+    }
+
+    fn sign_jwt(&self, by: &str, grant: &Grant, audience: &Vec<String>) -> Result<Outcome<MintedToken>, Refusal> {
+        let minted = self.issuer.mint_jwt(&grant.id, audience, grant.ttl)?;
+        let record = token_record(grant.record(Kind::IssuedJwt, by), &minted).with("audience", audience.clone());
+        Ok(Outcome { minted, record })
+    }
+
+    fn sign_wit(&self, by: &str, grant: &Grant, csr: &Bytes) -> Result<Outcome<MintedToken>, Refusal> {
+        let request = profile::Request::parse(csr)?;
+        let hash = octets::hex(&request.key_hash());
+        let spki = request.key_for(&grant.id, &[])?.subject_public_key_info();
+        let key = TokenKey::from_spki(&spki).map_err(|why| Refusal::WeakKey(why.to_string()))?;
+        let minted = self.issuer.mint_wit(&grant.id, &key, grant.ttl)?;
+        let record = token_record(grant.record(Kind::IssuedWit, by), &minted).with("key", hash);
+        Ok(Outcome { minted, record })
+    }
+}
+
+impl Grant {
+    fn record(&self, kind: Kind, by: &str) -> Record {
+        let record = Record::new(kind).with("by", by).with("id", self.id.as_str());
+        match &self.entry {
+            Some(entry) => record.with("entry", &*entry.id).with("revision", entry.revision),
+            None => record,
+        }
+    }
+}
+
+/// Of the token itself nothing is written down.
+fn token_record(record: Record, minted: &MintedToken) -> Record {
+    record.with("jti", minted.jti.as_str()).with("kid", &*minted.kid).with("expires", unix_secs(minted.expires_at))
 }
 
 #[cfg(test)]
@@ -201,7 +279,7 @@ impl Identity {
     /// What an order is answered, without pool, record, and rate.
     pub(super) fn signed(&self, node: &NodeName, entry_id: &str, csr: &[u8]) -> Result<Minted, Refusal> {
         let grant = self.grant(node, entry_id)?;
-        self.sign("a test", profile::Request::parse(csr)?, &grant).map(|outcome| outcome.minted)
+        self.sign_request("a test", &grant, profile::Request::parse(csr)?).map(|outcome| outcome.minted)
     }
 }
 

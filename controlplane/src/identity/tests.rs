@@ -45,7 +45,10 @@ struct World {
 }
 
 fn world() -> World {
-    let folder = tempfile::tempdir().unwrap();
+    world_in(tempfile::tempdir().unwrap())
+}
+
+fn world_in(folder: tempfile::TempDir) -> World {
     let store = store::redb::open(&folder.path().join("store.redb")).unwrap();
     let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
     let config = Config {

@@ -143,8 +143,18 @@ mod tests {
         Relationship::parse(&"a.example".parse().unwrap(), domain, profile, url, id, Labels::new())
     }
 
+    /// A bundle is somebody's: without the name of its trust domain there is no relationship to put it into.
     #[test]
-    fn f_7_f_8_f_14_nothing_of_a_relationship_is_inferred() {
+    fn f_8_a_relationship_names_its_trust_domain() {
+        let url = "https://b.example/";
+        assert_eq!(parse("b.example", "https_web", url, "").unwrap().trust_domain.as_str(), "b.example");
+        for nobody in ["", "https://b.example", "spiffe://b.example", "b.example/", "a.example"] {
+            assert!(parse(nobody, "https_web", url, "").is_err(), "{nobody:?}");
+        }
+    }
+
+    #[test]
+    fn f_7_nothing_of_a_relationship_is_inferred() {
         let id = "spiffe://b.example/spire/server";
         let url = "https://b.example:8443/";
         assert!(parse("b.example", "https_spiffe", url, id).is_ok());

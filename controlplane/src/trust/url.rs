@@ -155,7 +155,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_137_f_9_only_https_without_userinfo_is_an_endpoint() {
+    fn f_9_an_endpoint_is_named_by_https_and_a_host() {
+        for (text, port) in [("https://b.example/", 443), ("https://b.example:8444/x", 8444), ("https://[::1]/", 443)] {
+            let url = EndpointUrl::parse(text).unwrap();
+            assert_eq!((url.to_string().as_str(), url.port()), (text, port));
+        }
+        assert_eq!(EndpointUrl::parse("http://b.example/"), Err(NotAUrl::Scheme));
+        assert_eq!(EndpointUrl::parse("https://user@b.example/"), Err(NotAUrl::Userinfo));
+    }
+
+    #[test]
+    fn bad_137_what_is_not_https_or_has_userinfo_is_refused() {
         let table = [
             ("https://b.example/", Ok("https://b.example/")),
             ("HTTPS://B.Example", Ok("https://b.example/")),
@@ -183,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_057_f_13_a_redirect_stays_with_https_and_the_host_that_the_operator_named() {
+    fn bad_057_a_redirect_stays_with_https_and_the_host_that_the_operator_named() {
         let from = EndpointUrl::parse("https://b.example/bundle").unwrap();
         let table = [
             ("https://b.example/other", Ok("https://b.example/other")),

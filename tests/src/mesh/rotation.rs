@@ -60,7 +60,7 @@ pub async fn sds_after_taint(streams: u32) -> anyhow::Result<Vec<Duration>> {
     let mut open = Vec::new();
     let mut channel = unix_channel(sidecar.agent());
     for at in 0..streams {
-        if at as usize % PER_CONNECTION == 0 {
+        if (at as usize).is_multiple_of(PER_CONNECTION) {
             channel = unix_channel(sidecar.agent());
         }
         let mut stream = subscribe(channel.clone(), &name(&mesh.a, at)).await?;

@@ -95,3 +95,27 @@ async fn a_control_plane_that_was_killed_is_said_to_be_away() -> anyhow::Result<
     assert!(err.contains("symbolon serve"), "{err}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_looked_at_evicted_and_banned_by_commands() -> anyhow::Result<()> {
+    let mesh = Mesh::builder().start().await?;
+    let _node = mesh.a.node("n1").await?;
+    let listed = json(&mesh.a, "node list").await?;
+    has(&listed[0], &["name", "spiffeId", "standing", "attestor", "selectors", "connected", "expiresAt", "serial"])?;
+    assert_eq!((&listed[0]["name"], &listed[0]["standing"]), (&"n1".into(), &"attested".into()));
+    let (status, card, _) = run(&mesh.a, "node show n1").await?;
+    assert!(status == 0 && card.contains("with a new token") && card.contains("join_token:node:n1"), "{card}");
+    assert_eq!(json(&mesh.a, "node evict n1").await?[0]["standing"], "evicted");
+    assert_eq!(json(&mesh.a, "node ban n1 --reason lost").await?[0]["reason"], "lost");
+    let (status, table, _) = run(&mesh.a, "node list").await?;
+    assert!(status == 0 && table.contains("banned") && table.contains("lost"), "{table}");
+    for (line, says) in
+        [("node evict n1", "is banned"), ("node evict n2", "has attested"), ("node show n2", "node list")]
+    {
+        let (status, _, err) = run(&mesh.a, line).await?;
+        assert!(status == 1 && err.contains(says), "{line}: {err}");
+    }
+    assert_eq!(json(&mesh.a, "node unban n1").await?[0]["standing"], "evicted");
+    assert_eq!(run(&mesh.a, "node ban N_1").await?.0, 65, "no node is called that");
+    Ok(())
+}

@@ -7,6 +7,7 @@ use tracing::warn;
 use wire::change_node_request::Change;
 
 use super::{Admin, Answer, parse, unavailable};
+use crate::identity::audit::{Kind, Record};
 use crate::identity::nodes::{self, Standing};
 use crate::model::NodeName;
 
@@ -31,6 +32,13 @@ impl Admin {
         if matches!(changed.standing, Standing::Banned { .. }) {
             warn!(node = %name, reason = asked.reason, "node banned by an operator");
         }
+        let kind = match &changed.standing {
+            Standing::Banned { .. } => Kind::NodeBanned,
+            _ if asked.change == i32::from(Change::Unban) => Kind::NodeUnbanned,
+            Standing::Attested | Standing::Evicted => Kind::NodeEvicted,
+        };
+        let record = Record::new(kind).with("node", name.as_str()).with("why", asked.reason.as_str());
+        self.record(vec![record]).await?;
         Ok(Response::new(self.node(&changed)))
     }
 

@@ -93,7 +93,7 @@ impl Attestation {
     /// Asks until the node is proven.
     async fn challenge(
         &mut self,
-        mut pending: Pending,
+        mut pending: Box<Pending>,
         outbox: &mpsc::Sender<Result<wire::AttestResponse, Status>>,
     ) -> Result<wire::AttestResponse, Status> {
         for _ in 0..MAX_CHALLENGES {

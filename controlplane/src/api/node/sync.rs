@@ -19,6 +19,7 @@ use tracing::{debug, info};
 use super::conversations::Question;
 use super::{OUTBOX, Parts, Refused, malformed};
 use crate::identity::authority::Taints;
+use crate::identity::authority::Word;
 use crate::identity::entries::{self, Delta, Entry, Feed};
 use crate::identity::{Identity, bundles};
 use crate::model::{NodeName, Relationships};
@@ -260,6 +261,7 @@ fn all_bundles(identity: &Identity, taints: &Taints, table: &bundles::Table) -> 
     wire::Bundles {
         tainted_x509: ids(&taints.x509),
         tainted_jwt: ids(&taints.jwt),
+        incubating: identity.authorities.has(Word::Wit),
         trust_domain: identity.trust_domain.to_string(),
         bundles: table.iter().map(|(domain, bundle)| (domain.to_string(), bundle.to_jwks().into())).collect(),
         ..wire::Bundles::default()

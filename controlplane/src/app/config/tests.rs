@@ -82,7 +82,7 @@ fn each_problem_has_its_code_field_and_line() {
         (
             "refreshHint: 60s",
             "refreshHint: 60s, x509pop: {caBundle: c, name: n1}",
-            "f: SYM0005: identity.x509pop.name: ",
+            "f:4: SYM0005: identity.x509pop.name: ",
         ),
         ("suspectAfter: 3s", "suspectAfter: 30s", "f: SYM0010: federation: "),
         ("trustDomain: b.example", "trustDomain: b.example\n  address: https://b", "f:21: SYM0011: peers[0].address: "),

@@ -34,19 +34,34 @@ async fn what_nodes_and_operators_do_is_in_the_log_and_no_secret_is() {
     let token = rig.token("n2").await;
     let mut node = rig.node("n1").await;
     let csr = |entry: &str| node::Csr { entry_id: entry.into(), csr: new_key().unwrap().1.into() };
+    let asked =
+        node::MintJwtRequest { orders: vec![node::JwtOrder { entry_id: entry.clone(), audience: vec!["db".into()] }] };
+    let minted = node.client.mint_jwt(asked).await.unwrap().into_inner().results.remove(0).outcome;
+    let Some(node::minted_jwt::Outcome::Svid(jwt)) = minted else { panic!("{minted:?}") };
+    let asked = node::MintWitRequest { orders: Vec::new() };
+    assert_eq!(node.client.mint_wit(asked).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    let asked = node::MintJwtRequest { orders: vec![node::JwtOrder::default(); 501] };
+    assert_eq!(node.client.mint_jwt(asked).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
     let asked = node::MintRequest { csrs: vec![csr(&entry), csr("none")] };
     assert_eq!(node.client.mint(asked).await.unwrap().into_inner().results.len(), 2);
-    let log = all(&rig).await;
+    // A refusal stands before it is written down.
+    let log = loop {
+        let log = all(&rig).await;
+        if of(&log, "refused").len() == 3 {
+            break log;
+        }
+    };
     assert_eq!(of(&log, "entry_created")[0]["entry"], entry.as_str());
     assert_eq!(of(&log, "token_created").len(), 2);
     assert_eq!(of(&log, "token_used")[0]["node"], "n1");
     let issued: Vec<_> = of(&log, "issued_x509").into_iter().map(|one| one["id"].as_str().unwrap()).collect();
     let ids = ["symbolon/controlplane/0", "symbolon/node/n1", "ns/shop/sa/payments"];
     assert_eq!(issued, ids.map(|path| format!("spiffe://a.example/{path}")));
-    let refused = of(&log, "refused")[0];
+    assert_eq!(of(&log, "issued_jwt")[0]["id"], jwt.spiffe_id.as_str());
+    let refused = of(&log, "refused")[2];
     assert_eq!((&refused["by"], &refused["reason"]), (&issued[1].into(), &"unknown_entry".into()));
     let text = serde_json::to_string(&log).unwrap();
-    assert!(!text.contains(&token), "a token is never written down");
+    assert!(!text.contains(&token) && !text.contains(&jwt.token), "a token is never written down");
     assert!(verify(&rig).await.intact);
 }
 

@@ -126,7 +126,7 @@ pub(super) fn signing(keys: &dyn KeyManager, slot: &Slot<Material>) -> Result<Si
     let key = keys.load(name)?;
     match &slot.material {
         Material::X509 { certificate, above, .. } => {
-            let (public_key, slow) = (key.public_key().to_vec(), key.is_slow());
+            let public_key = key.public_key().to_vec();
             let mut intermediates = above.clone();
             if slot.root.is_some() {
                 intermediates.insert(0, certificate.clone()); // its root is in the bundle, it is not
@@ -138,7 +138,6 @@ pub(super) fn signing(keys: &dyn KeyManager, slot: &Slot<Material>) -> Result<Si
                 not_after: slot.life.not_after,
                 certificate: certificate.clone(),
                 intermediates,
-                slow,
             }))
         }
         Material::Token { .. } => {

@@ -102,6 +102,11 @@ impl Authorities {
         self.listing.borrow().clone()
     }
 
+    /// Whether there are authorities of this kind.
+    pub fn has(&self, word: Word) -> bool {
+        self.listing.borrow().iter().any(|view| view.word == word)
+    }
+
     /// What is tainted, now and after each change.
     pub fn taints(&self) -> watch::Receiver<Arc<Taints>> {
         self.taints.clone()

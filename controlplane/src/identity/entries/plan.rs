@@ -65,10 +65,10 @@ pub(super) fn plan(
             plan.change.push((before.clone(), entry));
         }
     }
-    let left = known.values().filter(|entry| !kept.contains(&entry.id));
+    let mut left = known.values().filter(|entry| !kept.contains(&entry.id));
     if prune {
         plan.delete = left.cloned().collect();
-    } else if let Some(clash) = left.filter(|entry| after.contains(&ByIdentity((*entry).clone()))).next() {
+    } else if let Some(clash) = left.find(|entry| after.contains(&ByIdentity((*entry).clone()))) {
         return Err(Refused::Exists(clash.id.clone()));
     }
     Ok(plan)

@@ -276,10 +276,7 @@ impl Table {
     }
 }
 
-fn drop_from<K: std::hash::Hash + Eq, V: Ord + ?Sized>(index: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V)
-where
-    V: Sized,
-{
+fn drop_from<K: std::hash::Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
     if let Some(values) = index.get_mut(key) {
         values.remove(value);
         if values.is_empty() {

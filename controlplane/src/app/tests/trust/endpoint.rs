@@ -12,6 +12,8 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use symbolon_kit::clock::Clock;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::tls::{Expect, Identity};
+use symbolon_proto::admin;
+use symbolon_proto::admin::change_authority_request::Step;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -87,13 +89,33 @@ fn web_lines(folder: &Path) -> String {
 const SPIFFE: &str = "bundleEndpoint: {listen: \"127.0.0.1:0\", profile: https_spiffe}\n";
 const OWN_ID: &str = "spiffe://a.example/symbolon/controlplane/0";
 
-/// F-11, F-12: the newest bundle, as JSON, to everybody, by GET and HEAD, on `/`; whoever holds it already is told so.
+/// Neither a certificate nor a header of authentication counts for anything: no client is even asked for one.
 #[tokio::test]
-async fn f_11_f_12_f_15_everybody_gets_the_bundle_over_https_spiffe() {
+async fn f_11_no_client_has_to_prove_anything() {
     let rig = rig(Arc::new(tempfile::tempdir().unwrap()), SPIFFE).await;
     let config = by_id(&rig, OWN_ID).await;
-    // Headers of authentication count for nothing.
-    let answer = get(&rig, &config, "GET", "/", "authorization: Basic bm90aGluZw==\r\n").await;
+    let plain = get(&rig, &config, "GET", "/", "").await;
+    for headers in ["authorization: Basic bm90aGluZw==\r\n", "authorization: Bearer x\r\n", "cookie: a=b\r\n"] {
+        let answer = get(&rig, &config, "GET", "/", headers).await;
+        assert_eq!(answer.split_once("\r\n\r\n").unwrap().1, plain.split_once("\r\n\r\n").unwrap().1, "{headers}");
+    }
+    // One who would show a certificate, of a stranger's.
+    let stranger = Identity::new(Clock::system());
+    stranger.set_svid(&super::world::Root::of("x.example").svid("spiffe://x.example/nobody"));
+    let domain: symbolon_proto::ids::TrustDomain = "a.example".parse().unwrap();
+    let bundle = Bundle::parse_jwks(&domain, &held(&rig, "").await.unwrap(), Clock::system().now()).unwrap().bundle;
+    stranger.set_bundles(&[(domain, Arc::new(bundle))].into());
+    let mut config = stranger.client_config(Expect::Id(OWN_ID.parse().unwrap()));
+    config.alpn_protocols.clear();
+    assert!(get(&rig, &Arc::new(config), "GET", "/", "").await.starts_with("HTTP/1.1 200"));
+}
+
+/// The newest bundle, as JSON, by GET and HEAD, on `/`; whoever holds it already is told so.
+#[tokio::test]
+async fn f_12_the_newest_bundle_is_served_at_the_root() {
+    let rig = rig(Arc::new(tempfile::tempdir().unwrap()), SPIFFE).await;
+    let config = by_id(&rig, OWN_ID).await;
+    let answer = get(&rig, &config, "GET", "/", "").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("content-type: application/json"), "{head}");
     assert_eq!(body.as_bytes(), held(&rig, "").await.unwrap());
@@ -137,7 +159,7 @@ async fn f_15_the_endpoint_can_have_an_id_of_its_own() {
 
 /// F-6: TLS 1.3 and 1.2; a session is never resumed, and no client is asked for a certificate.
 #[tokio::test]
-async fn f_6_f_10_the_web_profile_serves_both_versions_and_resumes_nothing() {
+async fn f_6_the_web_profile_serves_both_versions_and_resumes_nothing() {
     let (rig, web, _folder) = web_rig().await;
     for version in [&TLS12, &TLS13] {
         let config = by_web(&web, &[version]);
@@ -155,7 +177,7 @@ async fn f_6_f_10_the_web_profile_serves_both_versions_and_resumes_nothing() {
 }
 
 #[tokio::test]
-async fn bad_136_f_10_the_web_certificate_is_followed_and_its_key_is_private() {
+async fn bad_136_the_web_certificate_is_followed_and_its_key_is_private() {
     let (rig, web, folder) = web_rig().await;
     let first = connect(&rig, &by_web(&web, &[&TLS13])).await.unwrap();
     let leaf = |stream: &Tls| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
@@ -187,7 +209,7 @@ async fn bad_136_f_10_the_web_certificate_is_followed_and_its_key_is_private() {
 
 /// What strangers may cost us is bounded, counted and ended.
 #[tokio::test]
-async fn bad_160_bad_128_strangers_cost_little() {
+async fn bad_160_strangers_cost_little() {
     let (rig, web, _folder) = web_rig().await;
     let config = by_web(&web, &[&TLS13]);
     let refused = |reason: &str| {
@@ -224,4 +246,71 @@ async fn bad_160_bad_128_strangers_cost_little() {
     .await;
     // And it still answers.
     assert!(get(&rig, &config, "GET", "/", "").await.starts_with("HTTP/1.1 200"));
+}
+
+/// What the endpoint serves of our own authorities, as `sha256 of the certificate`.
+async fn served(rig: &Rig, config: &Arc<ClientConfig>) -> Vec<String> {
+    let answer = get(rig, config, "GET", "/", "").await;
+    let value: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let x509 = value["keys"].as_array().unwrap().iter().filter_map(|key| key["x5c"][0].as_str());
+    x509.map(str::to_owned).collect()
+}
+
+/// Our authorities of X.509, by state.
+async fn authorities(rig: &Rig, state: &str) -> Vec<admin::LocalAuthority> {
+    let listed = rig.admin().list_authorities(admin::ListAuthoritiesRequest {}).await.unwrap().into_inner();
+    listed.authorities.into_iter().filter(|one| one.kind == "x509" && one.state == state).collect()
+}
+
+async fn change(rig: &Rig, step: Step, id: &str, force: bool) -> Result<(), tonic::Status> {
+    let asked = admin::ChangeAuthorityRequest { kind: "x509".into(), step: step.into(), id: id.into(), force };
+    rig.admin().change_authority(asked).await.map(|_| ())
+}
+
+/// An authority is served by the endpoint before it signs anything: whoever polls us had the time to fetch it.
+#[tokio::test]
+async fn f_1_a_new_authority_is_served_before_its_first_use() {
+    let rig = rig(Arc::new(tempfile::tempdir().unwrap()), SPIFFE).await;
+    let config = by_id(&rig, OWN_ID).await;
+    let first = served(&rig, &config).await;
+    let active = authorities(&rig, "active").await.remove(0).id;
+    change(&rig, Step::Prepare, "", false).await.unwrap();
+    let both = until("both are served", async || Some(served(&rig, &config).await).filter(|all| all.len() == 2)).await;
+    assert!(both.contains(&first[0]), "the first is not lost for it");
+    let new = authorities(&rig, "published").await.remove(0).id;
+    let refused = change(&rig, Step::Activate, &new, false).await.unwrap_err();
+    assert!(refused.message().contains("published a moment ago"), "{refused}");
+    assert_eq!(authorities(&rig, "active").await.remove(0).id, active, "the first still signs");
+}
+
+/// It is served for as long as an SVID may depend on it, and no longer.
+#[tokio::test]
+async fn f_2_a_revoked_authority_is_served_no_more() {
+    let rig = rig(Arc::new(tempfile::tempdir().unwrap()), SPIFFE).await;
+    let config = by_id(&rig, OWN_ID).await;
+    let first = served(&rig, &config).await.remove(0);
+    let old = authorities(&rig, "active").await.remove(0).id;
+    change(&rig, Step::Prepare, "", false).await.unwrap();
+    until("it is published", async || (!authorities(&rig, "published").await.is_empty()).then_some(())).await;
+    let new = authorities(&rig, "published").await.remove(0).id;
+    change(&rig, Step::Activate, &new, true).await.unwrap();
+    assert!(served(&rig, &config).await.contains(&first), "what it signed is still out there");
+    assert!(change(&rig, Step::Revoke, &old, false).await.is_err(), "and so it cannot be revoked yet");
+    change(&rig, Step::Taint, &old, false).await.unwrap();
+    assert!(served(&rig, &config).await.contains(&first));
+    change(&rig, Step::Revoke, &old, true).await.unwrap();
+    until("it is gone", async || {
+        // Our own SVID may have been of the old authority: whoever knows both accepts it either way.
+        let all = authorities(&rig, "active").await;
+        let now: serde_json::Value = serde_json::from_slice(&held(&rig, "").await.unwrap()).unwrap();
+        let gone = !now["keys"].as_array().unwrap().iter().any(|key| key["x5c"][0] == first.as_str());
+        (all.len() == 1 && gone).then_some(())
+    })
+    .await;
+    let config = by_id(&rig, OWN_ID).await;
+    until("nor does the endpoint serve it", async || match connect(&rig, &config).await {
+        Ok(_) => (!served(&rig, &config).await.contains(&first)).then_some(()),
+        Err(_) => None, // until its own SVID is of the new authority
+    })
+    .await;
 }

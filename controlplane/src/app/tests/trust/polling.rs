@@ -25,7 +25,7 @@ async fn refresh(rig: &Rig) -> wire::Relationship {
 /// Self-serving: verified by the operator's bundle first, by what it served last then; and it follows a rotation that is published
 /// before it is used.
 #[tokio::test]
-async fn f_14_f_15_f_16_a_self_serving_endpoint_is_followed_through_a_rotation() {
+async fn f_16_a_self_serving_endpoint_is_followed_through_a_rotation() {
     let (one, two) = (Root::of(B), Root::of(B));
     let b = Hostile::spiffe(&one.svid(SERVER)).await;
     let a = rig(Arc::new(tempfile::tempdir().unwrap()), "").await;
@@ -46,19 +46,65 @@ async fn f_14_f_15_f_16_a_self_serving_endpoint_is_followed_through_a_rotation()
     a.admin().set_relationship(asked).await.unwrap();
     until("fetched", async || (shown(&a, B).await?.sequence == 3).then_some(())).await;
 
-    // An endpoint by the withdrawn authority, or with another ID, proves nothing.
+    // An endpoint by the withdrawn authority proves nothing.
     b.answers(Answer::Json(json(9, &[&one])));
     set(SERVER, b"").await.unwrap();
     is(&a, B, "FAILING").await;
-    let other = Hostile::spiffe(&two.svid("spiffe://b.example/web")).await;
-    other.answers(Answer::Json(json(9, &[&two])));
-    let asked = relationship(B, "https_spiffe", &other.url("127.0.0.1"), SERVER, b"");
+    assert_eq!(shown(&a, B).await.unwrap().sequence, 3);
+}
+
+/// The endpoint proves the ID that the operator named, and no other of the same trust domain.
+#[tokio::test]
+async fn f_15_an_endpoint_with_another_id_is_another_endpoint() {
+    let root = Root::of(B);
+    let a = rig(Arc::new(tempfile::tempdir().unwrap()), "").await;
+    let other = Hostile::spiffe(&root.svid("spiffe://b.example/web")).await;
+    other.answers(Answer::Json(json(9, &[&root])));
+    let asked = relationship(B, "https_spiffe", &other.url("127.0.0.1"), SERVER, &json(1, &[&root]));
     a.admin().set_relationship(asked).await.unwrap();
     until("the wrong ID is said", async || {
         shown(&a, B).await?.last_error.contains("spiffe://b.example/web").then_some(())
     })
     .await;
-    assert_eq!(shown(&a, B).await.unwrap().sequence, 3);
+    assert_eq!((shown(&a, B).await.unwrap().sequence, other.asked.lock().unwrap().len()), (1, 0));
+}
+
+/// F-5, I2: each trust domain's authorities vouch for its own identities only, and no bundle holds another's.
+#[tokio::test]
+async fn f_5_bundles_of_two_endpoints_are_never_merged() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let web = Web::new(folder.path());
+    let a = rig(folder, &format!("federation: {{rootsFile: {:?}}}\n", web.roots)).await;
+    let mut seen = vec![authorities(&held(&a, "").await.unwrap())];
+    for domain in [B, "c.example", "d.example"] {
+        let (endpoint, root) = (Hostile::web(&web).await, Root::of(domain));
+        endpoint.answers(Answer::Json(bytes(&document(domain, 1, &[&root]))));
+        a.admin()
+            .set_relationship(relationship(domain, "https_web", &endpoint.url("localhost"), "", b""))
+            .await
+            .unwrap();
+        is(&a, domain, "FRESH").await;
+        seen.push(authorities(&held(&a, domain).await.unwrap()));
+    }
+    assert!(seen.iter().all(|one| one.len() == 1), "{seen:?}");
+    let all: std::collections::BTreeSet<_> = seen.iter().flatten().collect();
+    assert_eq!(all.len(), 4, "no authority stands in two bundles");
+    // Nor may one serve another's: what C's endpoint says of B's authority is refused.
+    let refused = a.running.metrics().counter("symbolon_bundle_fetches", "");
+    let labels = [("trust_domain", "e.example"), ("result", "shared_root")];
+    let (thief, root) = (Hostile::web(&web).await, Root::with(B, |params| params.subject_alt_names.clear()));
+    let both = bytes(&document("f.example", 1, &[&root]));
+    a.admin().set_relationship(relationship("f.example", "manual", "", "", &both)).await.unwrap();
+    thief.answers(Answer::Json(bytes(&document("e.example", 1, &[&root]))));
+    a.admin().set_relationship(relationship("e.example", "https_web", &thief.url("localhost"), "", b"")).await.unwrap();
+    until("refused", async || (refused.value(&labels) == 1).then_some(())).await;
+    assert_eq!(held(&a, "e.example").await, None);
+}
+
+/// The X.509 authorities in a document.
+fn authorities(jwks: &[u8]) -> Vec<String> {
+    let value: serde_json::Value = serde_json::from_slice(jwks).unwrap();
+    value["keys"].as_array().unwrap().iter().filter_map(|key| key["x5c"][0].as_str().map(str::to_owned)).collect()
 }
 
 /// F-14: an endpoint whose ID is of another trust domain is verified by that one's bundle, which must come from somewhere.
@@ -82,49 +128,70 @@ async fn f_14_an_endpoint_of_another_trust_domain_is_verified_by_its_bundle() {
     assert_ne!(of(held(&a, B).await.unwrap()), of(held(&a, "c.example").await.unwrap()));
 }
 
-/// F-10: the host's name is what the certificate must have; and F-7: no profile is tried in place of another.
+/// The host's name is what the certificate must have, by an authority of the Web.
 #[tokio::test]
-async fn f_7_f_10_the_web_profile_wants_the_name_and_nothing_falls_back() {
+async fn f_10_the_web_profile_wants_the_hosts_name() {
     let world = World::start().await;
     world.set("https_web", &world.b.url("127.0.0.1"), "", &[]).await.unwrap();
     until("the wrong name is said", async || (world.fetches("certificate") == 1).then_some(())).await;
     assert_eq!(world.shown().await.state, "FAILING");
-    // A server of the Web's, asked for a SPIFFE ID.
-    world.set("https_spiffe", &world.b.url("localhost"), SERVER, &[]).await.unwrap();
-    until("no SVID", async || (world.fetches("certificate") == 2).then_some(())).await;
-    // A server with an SVID, asked by the Web's rules.
-    let spiffe = Hostile::spiffe(&world.root.svid(SERVER)).await;
-    world.set("https_web", &spiffe.url("localhost"), "", &[]).await.unwrap();
-    until("no Web certificate", async || (world.fetches("certificate") == 3).then_some(())).await;
+    let stranger = tempfile::tempdir().unwrap();
+    let unknown = Hostile::web(&Web::new(stranger.path())).await;
+    world.set("https_web", &unknown.url("localhost"), "", &[]).await.unwrap();
+    until("the unknown authority is said", async || (world.fetches("certificate") == 2).then_some(())).await;
     assert_eq!(world.shown().await.sequence, 10, "what is held stays");
 }
 
-/// F-3: it is looked at again and again. F-17: after a failure, too, and no sooner.
+/// No profile is tried in place of another.
 #[tokio::test]
-async fn f_3_f_17_an_endpoint_is_polled_by_its_hint() {
+async fn f_7_a_profile_that_fails_falls_back_to_nothing() {
+    let world = World::start().await;
+    // A server of the Web's, asked for a SPIFFE ID.
+    world.set("https_spiffe", &world.b.url("localhost"), SERVER, &[]).await.unwrap();
+    until("no SVID", async || (world.fetches("certificate") == 1).then_some(())).await;
+    // A server with an SVID, asked by the Web's rules.
+    let spiffe = Hostile::spiffe(&world.root.svid(SERVER)).await;
+    world.set("https_web", &spiffe.url("localhost"), "", &[]).await.unwrap();
+    until("no Web certificate", async || (world.fetches("certificate") == 2).then_some(())).await;
+    assert_eq!(world.shown().await.sequence, 10, "what is held stays");
+}
+
+/// One that is polled every 300 ms.
+async fn polled() -> (Rig, Hostile, Root) {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let web = Web::new(folder.path());
     let (b, root) = (Hostile::web(&web).await, Root::of(B));
     b.answers(Answer::Json(json(1, &[&root])));
     let lines = format!("federation: {{rootsFile: {:?}}}\n", web.roots);
-    let interval = Duration::from_millis(300);
-    let hasty = |config: &mut crate::app::Config| config.polling.longest_interval = Duration::from_millis(300);
+    let hasty = |config: &mut crate::app::Config| config.polling.longest_interval = INTERVAL;
     let a = Rig::start_with(folder, "a", "p", &lines, hasty).await.unwrap();
-    let asked = || b.asked.lock().unwrap().len();
-    let began = Instant::now();
     a.admin().set_relationship(relationship(B, "https_web", &b.url("localhost"), "", b"")).await.unwrap();
+    is(&a, B, "FRESH").await;
+    (a, b, root)
+}
+
+const INTERVAL: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn f_3_an_endpoint_is_polled_by_its_hint() {
+    let (a, b, root) = polled().await;
     for sequence in 2..5 {
         b.answers(Answer::Json(json(sequence, &[&root])));
         until("followed without a word", async || (shown(&a, B).await?.sequence == sequence).then_some(())).await;
     }
+}
+
+/// After a failure it waits for the next interval, too: no sooner, and for as long as it takes.
+#[tokio::test]
+async fn f_17_a_failure_waits_for_the_next_interval() {
+    let (a, b, root) = polled().await;
     b.answers(Answer::Raw(b"HTTP/1.1 500 Oh no\r\n\r\n".to_vec()));
     is(&a, B, "FAILING").await;
-    let before = asked();
-    until("it goes on", async || (asked() >= before + 2).then_some(())).await;
-    let looks = u32::try_from(asked()).unwrap();
-    assert!(began.elapsed() >= interval * (looks - 2), "{looks} looks in {:?}", began.elapsed());
+    let (before, began) = (b.asked.lock().unwrap().len(), Instant::now());
+    until("it goes on", async || (b.asked.lock().unwrap().len() >= before + 3).then_some(())).await;
+    assert!(began.elapsed() >= INTERVAL * 2, "{:?}", began.elapsed());
     is(&a, B, "STALE").await;
-    assert_eq!(shown(&a, B).await.unwrap().sequence, 4, "stale, and kept");
+    assert_eq!(shown(&a, B).await.unwrap().sequence, 1, "stale, and kept");
     b.answers(Answer::Json(json(9, &[&root])));
     is(&a, B, "FRESH").await;
 }

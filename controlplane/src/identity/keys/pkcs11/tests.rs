@@ -19,7 +19,7 @@ const INSIDE: &str = "SYMBOLON_TEST_TOKEN";
 
 pub(in crate::identity) fn module() -> &'static str {
     let found = MODULES.into_iter().find(|path| Path::new(path).exists());
-    found.expect("SoftHSM is missing: apt-get install softhsm2, as `make tools` does")
+    found.expect("SoftHSM is missing: apt-get install softhsm2, as `make test` does")
 }
 
 /// Runs `test` again, in a process whose SoftHSM has one fresh token "t" of its own, with PIN 1234 in a file.
@@ -39,7 +39,7 @@ pub(in crate::identity) fn in_its_own_process(test: &str, inside: impl FnOnce(&P
         .args(["--init-token", "--free", "--label", "t", "--pin", "1234", "--so-pin", "5678", "--module", module()])
         .env("SOFTHSM2_CONF", &config)
         .output();
-    let made = made.expect("SoftHSM is missing: apt-get install softhsm2, as `make tools` does");
+    let made = made.expect("SoftHSM is missing: apt-get install softhsm2, as `make test` does");
     assert!(made.status.success(), "{made:?}");
     let again = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
