@@ -8,4 +8,5 @@ mod scenarios {
     mod foreign;
     mod identity;
     mod kills;
+    mod trust;
 }

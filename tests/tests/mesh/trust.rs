@@ -17,7 +17,7 @@ use symbolon_kit::tls::{Expect, Identity};
 use symbolon_proto::admin as api;
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::node::minted::Outcome;
-use symbolon_proto::workload::{X509BundlesRequest, X509svidRequest};
+use symbolon_proto::workload::{JwtBundlesRequest, X509BundlesRequest, X509svidRequest};
 use symbolon_tests::mesh::plane::Plane;
 use symbolon_tests::mesh::proxy::{Held, RDS};
 use symbolon_tests::mesh::sidecar::with_header;
@@ -75,6 +75,8 @@ async fn f_18_an_ended_trust_domain_leaves_every_stream_and_every_envoy_within_a
     let of_b = |name: &String| name.trim_start_matches("spiffe://").trim_end_matches('/') == B;
     while !soon("bundles", bundles.message()).await??.expect("it goes on").bundles.keys().any(of_b) {}
     while !soon("SVIDs", svids.message()).await??.expect("it goes on").federated_bundles.keys().any(of_b) {}
+    let mut tokens = sidecar.workload_api().fetch_jwt_bundles(with_header(JwtBundlesRequest {})).await?.into_inner();
+    while !soon("keys for tokens", tokens.message()).await??.expect("it goes on").bundles.keys().any(of_b) {}
     // SDS: the validator of all trust domains.
     let (ask, asked) = tokio::sync::mpsc::channel(8);
     let request = DiscoveryRequest {
@@ -104,6 +106,7 @@ async fn f_18_an_ended_trust_domain_leaves_every_stream_and_every_envoy_within_a
     while soon("bundles", bundles.message()).await??.expect("it goes on").bundles.keys().any(of_b) {}
     let workload_api = began.elapsed();
     while soon("SVIDs", svids.message()).await??.expect("it goes on").federated_bundles.keys().any(of_b) {}
+    while soon("keys for tokens", tokens.message()).await??.expect("it goes on").bundles.keys().any(of_b) {}
     while names_b().await? {}
     let sds = began.elapsed();
     shop.proxy.until("the arm is empty", is_gone).await?;
