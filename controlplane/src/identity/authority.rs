@@ -81,9 +81,7 @@ pub struct Authority {
     /// An operator's word is being followed; otherwise it is the schedule.
     asked: bool,
     issuer: Issuer,
-    orders: mpsc::Receiver<view::Request>,
-    listing: watch::Sender<Arc<Vec<View>>>,
-    taints: watch::Sender<Arc<Taints>>,
+    ends: view::Ends,
     meters: Meters,
 }
 
@@ -125,7 +123,7 @@ impl Authority {
             let wait = retry.unwrap_or_else(|| self.until_next());
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                Some(request) = self.orders.recv() => {
+                Some(request) = self.ends.orders.recv() => {
                     self.answer(request).await;
                     continue;
                 }

@@ -249,7 +249,7 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 
 /// `SEQUENCE { r INTEGER, s INTEGER }` of r and s as a PKCS#11 token gives them.
 pub(crate) fn der_of_fixed(fixed: &[u8]) -> Option<Vec<u8>> {
-    if fixed.is_empty() || fixed.len() % 2 != 0 || fixed.len() > 132 {
+    if fixed.is_empty() || !fixed.len().is_multiple_of(2) || fixed.len() > 132 {
         return None;
     }
     let integer = |number: &[u8]| {

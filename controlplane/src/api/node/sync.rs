@@ -264,6 +264,5 @@ fn all_bundles(identity: &Identity, taints: &Taints, table: &bundles::Table) -> 
         incubating: identity.authorities.has(Word::Wit),
         trust_domain: identity.trust_domain.to_string(),
         bundles: table.iter().map(|(domain, bundle)| (domain.to_string(), bundle.to_jwks().into())).collect(),
-        ..wire::Bundles::default()
     }
 }

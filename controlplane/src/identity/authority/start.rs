@@ -43,7 +43,7 @@ impl Authority {
     ) -> Result<(Self, Authorities, Issuer), Error> {
         let settings = &config.authority;
         let issuer = Issuer::new(config.trust_domain.clone(), clock.clone());
-        let (handle, orders, listing, taints) = Authorities::new();
+        let (handle, ends) = Authorities::new();
         let mut authority = Self {
             trust_domain: config.trust_domain.clone(),
             lanes: BTreeMap::new(),
@@ -58,9 +58,7 @@ impl Authority {
             audit,
             asked: false,
             issuer: issuer.clone(),
-            orders,
-            listing,
-            taints,
+            ends,
             meters: Meters::new(metrics),
         };
         authority.read_upstream().await?;

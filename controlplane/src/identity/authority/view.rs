@@ -88,13 +88,22 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Result<(), ChangeError>>,
 }
 
+/// The task's ends of what the handle has.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) orders: mpsc::Receiver<Request>,
+    pub(super) listing: watch::Sender<Arc<Vec<View>>>,
+    pub(super) taints: watch::Sender<Arc<Taints>>,
+}
+
 // === impl Authorities ===
 
 impl Authorities {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Request>, watch::Sender<Arc<Vec<View>>>, watch::Sender<Arc<Taints>>) {
+    pub(super) fn new() -> (Self, Ends) {
         let (orders, taken) = mpsc::channel(ORDERS);
         let (listing, taints) = (watch::Sender::default(), watch::Sender::default());
-        (Self { orders, listing: listing.subscribe(), taints: taints.subscribe() }, taken, listing, taints)
+        let handle = Self { orders, listing: listing.subscribe(), taints: taints.subscribe() };
+        (handle, Ends { orders: taken, listing, taints })
     }
 
     /// Every authority, in the order in which they were made.
@@ -132,7 +141,7 @@ impl Authority {
             let ids = lane.slots.tainted().map(|slot| slot.id.clone());
             if *kind == Kind::X509 { taints.x509.extend(ids) } else { taints.jwt.extend(ids) }
         }
-        self.taints.send_if_modified(|known| {
+        self.ends.taints.send_if_modified(|known| {
             let changed = **known != taints;
             if changed {
                 *known = Arc::new(taints);
@@ -143,7 +152,7 @@ impl Authority {
         for (word, end) in ends(&views) {
             self.meters.expires.set(&[("kind", word.word())], unix_secs(end));
         }
-        self.listing.send_replace(Arc::new(views));
+        self.ends.listing.send_replace(Arc::new(views));
     }
 
     fn views(&self) -> Vec<View> {

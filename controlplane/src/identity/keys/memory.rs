@@ -28,8 +28,8 @@ impl KeyManager for Memory {
 
     fn load(&self, name: &str) -> Result<Arc<dyn SigningKey>, KeyError> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let place = "keys in memory end with the process".to_owned();
-        known.ok_or(KeyError::Missing { name: name.to_owned(), place })
+        let place = || "keys in memory end with the process".to_owned();
+        known.ok_or_else(|| KeyError::Missing { name: name.to_owned(), place: place() })
     }
 
     fn remove(&self, name: &str) -> Result<(), KeyError> {
