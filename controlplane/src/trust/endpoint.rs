@@ -130,8 +130,10 @@ impl Endpoint {
         let config: ServerConfig = match presented {
             Presented::Spiffe(identity) => identity.endpoint_config(),
             Presented::Web(files) => {
-                let name = "symbolon_bundle_endpoint_certificate_expires_seconds";
-                let expires = metrics.gauge(name, "Unix time at which the bundle endpoint's Web certificate expires");
+                let expires = metrics.gauge(
+                    "symbolon_bundle_endpoint_certificate_expires_seconds",
+                    "Unix time at which the bundle endpoint's Web certificate expires",
+                );
                 let certificate = Certificate::load(files, expires)?;
                 tasks.spawn("endpoint certificate", OnExit::Log, certificate.clone().follow(drain.clone()));
                 tls::endpoint_config(clock, certificate)
