@@ -112,7 +112,7 @@ async fn bundles_say_their_sequence_and_when_to_look_again() -> anyhow::Result<(
     for bundle in [own.clone(), mesh.b().bundle("a.example").await?] {
         let jwks: serde_json::Value = serde_json::from_slice(&bundle.jwks)?;
         assert_eq!(jwks["spiffe_sequence"].as_u64(), Some(own.sequence), "{jwks}");
-        assert_eq!(jwks["spiffe_refresh_hint"].as_u64(), Some(30), "{jwks}");
+        assert_eq!(jwks["spiffe_refresh_hint"].as_u64(), Some(60), "{jwks}");
         assert_eq!(jwks["keys"][0]["use"], "x509-svid");
     }
     // And the node's workloads get both, each under its own trust domain.

@@ -32,15 +32,17 @@ async fn of_a_hundred_that_use_one_token_at_once_one_is_attested() -> anyhow::Re
             }));
         }
     }
-    let mut attested = 0;
+    let (mut attested, mut limited) = (0, 0);
     for one in racing {
         match one.await? {
             Ok(_) => attested += 1,
+            // After many wrong attempts from one address the next ones are not even looked at (bad input 146).
+            Err(Code::ResourceExhausted) => limited += 1,
             Err(code) => assert_eq!(code, Code::Unauthenticated),
         }
     }
     assert_eq!(attested, 1);
-    assert_eq!(mesh.a.counted("symbolon_node_api_refusals", &[("reason", "unknown_token")]), 99);
+    assert_eq!(mesh.a.counted("symbolon_node_api_refusals", &[("reason", "unknown_token")]), 99 - limited);
     Ok(())
 }
 
@@ -61,10 +63,10 @@ async fn a_proxy_is_only_what_its_process_may_be_here() -> anyhow::Result<()> {
         assert!(load.is_err(), "nor may it report load");
     }
     // A sidecar that lies is stopped by the control plane.
-    let node = mesh.a.node("n1").await?;
+    let node = mesh.a.node("n3").await?;
     let id = mesh.a.settings.id("payments");
     let request = DeltaDiscoveryRequest {
-        node: Some(EnvoyNode { id, cluster: "n1".into(), ..EnvoyNode::default() }),
+        node: Some(EnvoyNode { id, cluster: "n3".into(), ..EnvoyNode::default() }),
         type_url: CDS.into(),
         ..DeltaDiscoveryRequest::default()
     };
