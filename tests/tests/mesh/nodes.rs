@@ -143,7 +143,7 @@ async fn is_out(
     let began = Instant::now();
     soon("the end of the conversation", talk.ended()).await?;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    let refused = node.talk().await.err().expect("refused");
+    let refused = node.talk().await.expect_err("refused");
     let status = refused.downcast_ref::<Status>().expect("a status");
     assert_eq!((status.code(), reason(status)), (Code::PermissionDenied, word), "{status}");
     let csrs = vec![wire::Csr { entry_id: String::new(), csr: new_key()?.1.into() }];
@@ -162,7 +162,7 @@ async fn evict_is_not_ban() -> anyhow::Result<()> {
     })
     .await?;
     mesh.a.restart().await?;
-    assert_eq!(reason(&node.talk().await.err().expect("out").downcast::<Status>()?), "node_gone", "durably");
+    assert_eq!(reason(&node.talk().await.expect_err("out").downcast::<Status>()?), "node_gone", "durably");
     // Evicted: new evidence does. Banned: none does.
     let node = mesh.a.node("n1").await?;
     is_out(&mesh.a, &node, "node_banned", async {
