@@ -77,6 +77,8 @@ struct Outcome<T> {
 }
 
 type Answers<T> = Vec<Result<T, Refusal>>;
+/// Signs one order, for whom, as it was granted.
+type Sign<Q, T> = fn(&Identity, &str, &Grant, &Q) -> Result<Outcome<T>, Refusal>;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -97,7 +99,7 @@ impl Identity {
         orders: Vec<Order>,
     ) -> Result<Answers<Minted>, Refusal> {
         let own: Vec<bool> = orders.iter().map(|order| order.entry_id.is_empty()).collect();
-        let granted = orders.into_iter().map(|order| (self.grant(node, &order.entry_id), order.csr)).collect();
+        let granted = orders.into_iter().map(|order| (self.grant(node, &order.entry_id), order)).collect();
         let mut answers = self.batch(node, granted, Self::sign_x509).await?;
         for (answer, _) in answers.iter_mut().zip(own).filter(|(_, own)| *own) {
             if let Ok(minted) = answer {
@@ -116,7 +118,7 @@ impl Identity {
     pub async fn mint_jwts(&self, node: &NodeName, orders: Vec<JwtOrder>) -> Result<Answers<MintedToken>, Refusal> {
         let usual = self.minting.jwt_ttl;
         let grant = |id: &str| self.grant_entry(node, id, |entry| entry.jwt_ttl.unwrap_or(usual));
-        let granted = orders.into_iter().map(|order| (grant(&order.entry_id), order.audience)).collect();
+        let granted = orders.into_iter().map(|order| (grant(&order.entry_id), order)).collect();
         self.batch(node, granted, Self::sign_jwt).await
     }
 
@@ -129,7 +131,7 @@ impl Identity {
             return Err(Refusal::Incubating);
         }
         let grant = |id: &str| self.grant_entry(node, id, |entry| entry.ttl.unwrap_or(self.svid_ttl));
-        let granted = orders.into_iter().map(|order| (grant(&order.entry_id), order.csr)).collect();
+        let granted = orders.into_iter().map(|order| (grant(&order.entry_id), order)).collect();
         self.batch(node, granted, Self::sign_wit).await
     }
 
@@ -191,7 +193,7 @@ impl Identity {
         &self,
         node: &NodeName,
         granted: Vec<(Result<Grant, Refusal>, Q)>,
-        sign: fn(&Self, &str, &Grant, &Q) -> Result<Outcome<T>, Refusal>,
+        sign: Sign<Q, T>,
     ) -> Result<Answers<T>, Refusal> {
         self.rate.spend(node, granted.len()).map_err(Refusal::TooFast)?;
         let (identity, by) = (self.clone(), self.node_id(node));
@@ -222,8 +224,8 @@ impl Identity {
         Ok(answers.into_iter().map(|answer| answer.and(Err(Refusal::NotRecorded))).collect())
     }
 
-    fn sign_x509(&self, by: &str, grant: &Grant, csr: &Bytes) -> Result<Outcome<Minted>, Refusal> {
-        self.sign_request(by, grant, profile::Request::parse(csr)?)
+    fn sign_x509(&self, by: &str, grant: &Grant, order: &Order) -> Result<Outcome<Minted>, Refusal> {
+        self.sign_request(by, grant, profile::Request::parse(&order.csr)?)
     }
 
     fn sign_request(&self, by: &str, grant: &Grant, request: profile::Request) -> Result<Outcome<Minted>, Refusal> {
@@ -242,14 +244,14 @@ impl Identity {
         Ok(Outcome { minted, record })
     }
 
-    fn sign_jwt(&self, by: &str, grant: &Grant, audience: &Vec<String>) -> Result<Outcome<MintedToken>, Refusal> {
-        let minted = self.issuer.mint_jwt(&grant.id, audience, grant.ttl)?;
-        let record = token_record(grant.record(Kind::IssuedJwt, by), &minted).with("audience", audience.clone());
+    fn sign_jwt(&self, by: &str, grant: &Grant, order: &JwtOrder) -> Result<Outcome<MintedToken>, Refusal> {
+        let minted = self.issuer.mint_jwt(&grant.id, &order.audience, grant.ttl)?;
+        let record = token_record(grant.record(Kind::IssuedJwt, by), &minted).with("audience", order.audience.clone());
         Ok(Outcome { minted, record })
     }
 
-    fn sign_wit(&self, by: &str, grant: &Grant, csr: &Bytes) -> Result<Outcome<MintedToken>, Refusal> {
-        let request = profile::Request::parse(csr)?;
+    fn sign_wit(&self, by: &str, grant: &Grant, order: &WitOrder) -> Result<Outcome<MintedToken>, Refusal> {
+        let request = profile::Request::parse(&order.csr)?;
         let hash = octets::hex(&request.key_hash());
         let spki = request.key_for(&grant.id, &[])?.subject_public_key_info();
         let key = TokenKey::from_spki(&spki).map_err(|why| Refusal::WeakKey(why.to_string()))?;

@@ -54,7 +54,10 @@ async fn tell(audit: &Audit, count: usize, follow: bool, outbox: &Outbox) -> Res
     let (lines, until) = audit.last(count).await?;
     send(outbox, lines).await;
     let mut at = (until.first, until.bytes);
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let now = *durable.borrow_and_update();
         if at == (now.first, now.bytes) {
             if durable.changed().await.is_err() {
@@ -66,7 +69,6 @@ async fn tell(audit: &Audit, count: usize, follow: bool, outbox: &Outbox) -> Res
         send(outbox, lines).await;
         at = next;
     }
-    Ok(())
 }
 
 /// A reader that is gone is noticed by the one who waits for that.

@@ -53,7 +53,7 @@ pub struct Entry {
 
 impl Volume for Files {
     fn open(&self, path: &Path) -> io::Result<Box<dyn Segment>> {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let new = !path.exists();
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;

@@ -161,7 +161,7 @@ fn look_at(entry: &Entry, known: Option<Head>) -> Result<Option<Found>, Error> {
     let whole = |line: &&[u8]| line.ends_with(b"\n");
     let lines = || bytes.split_inclusive(|byte| *byte == b'\n').filter(whole);
     let parsed = || lines().filter_map(|line| Line::parse(&line[..line.len() - 1]));
-    let Some(newest) = parsed().last() else { return Ok(None) };
+    let Some(newest) = parsed().next_back() else { return Ok(None) };
 
     let before = lines().next().and_then(previous).unwrap_or(GENESIS.hash);
     let (mut head, mut good, mut passed) = (Head { count: entry.first - 1, hash: before }, 0, None);

@@ -47,7 +47,7 @@ impl Rate {
         if purses.len() >= MANY && !purses.contains_key(node) {
             purses.retain(|_, purse| self.filled(*purse, now) < self.deepest());
         }
-        let purse = purses.entry(node.clone()).or_insert(Purse { holds: self.deepest(), at: now });
+        let purse = purses.entry(node.clone()).or_insert_with(|| Purse { holds: self.deepest(), at: now });
         let holds = self.filled(*purse, now);
         if holds < signatures {
             return Err(Duration::from_secs_f64((signatures - holds) / self.per_second));
