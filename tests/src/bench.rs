@@ -66,13 +66,13 @@ impl std::fmt::Display for Target {
 
 /// The rows, for people.
 pub fn table(rows: &[Row]) -> String {
-    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
     let mut text = format!(
         "{:<44} {:>12} {:<6} {:>12} {:>7}   {:<24} {}\n",
         "NAME", "VALUE", "UNIT", "BASELINE", "RATIO", "TARGET", "PASS"
     );
     for row in rows {
-        let ratio = row.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         let passes = if row.target == Target::None {
             "-"
         } else if row.passes() {

@@ -99,7 +99,7 @@ async fn a_node_hears_of_all_its_entries_and_then_of_each_change_alone() {
     assert_eq!((delta.entries[0].ttl_seconds, delta.entries.len()), (90, 1));
     assert!(delta.entries[0].revision > second.revision);
     delete(&rig, &second.entry_id).await.unwrap();
-    assert_eq!(talk.said().await.removed, [second.entry_id.clone()]);
+    assert_eq!(talk.said().await.removed, std::slice::from_ref(&second.entry_id));
     assert_eq!(delete(&rig, &second.entry_id).await.unwrap_err().code(), Code::NotFound);
 }
 

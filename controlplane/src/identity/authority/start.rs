@@ -31,7 +31,6 @@ impl Authority {
     }
 
     /// As [`Self::load_or_create`], with the key manager given.
-    #[expect(clippy::too_many_arguments, reason = "what it works with")]
     pub(in crate::identity) async fn with_keys(
         config: &Config,
         store: SharedStore,

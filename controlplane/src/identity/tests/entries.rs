@@ -190,7 +190,8 @@ async fn federation_targets_are_well_formed() {
         change(&mut asked);
         refused(move |new| new.federates_with = Some(asked)).await.to_string()
     };
-    let cases: [(fn(&mut AskedFederation), &str); 6] = [
+    type Change = fn(&mut AskedFederation);
+    let cases: [(Change, &str); 6] = [
         (|asked| asked.trust_domains = vec!["b/example".into()], "may hold only"),
         (|asked| asked.trust_domains = vec!["A.example".into()], "our own trust domain"),
         (|asked| asked.except = vec!["b.example".into()], "excepted from"),

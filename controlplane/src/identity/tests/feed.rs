@@ -67,10 +67,11 @@ async fn an_entry_that_moves_to_another_node_leaves_the_first() {
     let identity = world().start().await;
     let made = identity.entries.create(entry("/one", "n1")).await.unwrap();
     let (mut n1, mut n2) = (identity.entries.feed(&node("n1")), identity.entries.feed(&node("n2")));
-    (n1.all(), n2.all());
+    n1.all();
+    n2.all();
     let moved = vec![(made.id.to_string(), entry("/one", "n2"))];
     identity.entries.apply(moved, false, false).await.unwrap();
-    assert_eq!(waiting(&mut n1).unwrap().removed, [made.id.clone()]);
+    assert_eq!(waiting(&mut n1).unwrap().removed, std::slice::from_ref(&made.id));
     assert_eq!(ids(&waiting(&mut n2).unwrap().changed), ["/one"]);
 }
 
@@ -98,10 +99,10 @@ async fn an_alias_gives_its_entries_to_the_nodes_that_it_names() {
     assert_eq!(ids(&gained.changed), ["/web"]);
     attest(&identity, "n1", "x509pop:subject:cn:db").await;
     let lost = tokio::time::timeout(Duration::from_secs(10), n1.next()).await.unwrap();
-    assert_eq!(lost.removed, [shared.id.clone()]);
+    assert_eq!(lost.removed, std::slice::from_ref(&shared.id));
     assert_eq!(mint("n1"), Err(Refusal::NotYourEntry));
     entries.delete(&web.id).await.unwrap();
-    assert_eq!(waiting(&mut n2).unwrap().removed, [shared.id.clone()]);
+    assert_eq!(waiting(&mut n2).unwrap().removed, std::slice::from_ref(&shared.id));
 }
 
 fn mint_alias(identity: &Identity, alias: &Entry) -> Refusal {
@@ -119,7 +120,7 @@ async fn an_evicted_node_is_named_by_no_alias() {
     identity.nodes.evict(&node("n1")).await.unwrap();
     assert!(!identity.entries.may_run(&node("n1"), &shared.spiffe_id));
     let lost = tokio::time::timeout(Duration::from_secs(10), n1.next()).await.unwrap();
-    assert_eq!(lost.removed, [shared.id.clone()]);
+    assert_eq!(lost.removed, std::slice::from_ref(&shared.id));
 }
 
 #[tokio::test]

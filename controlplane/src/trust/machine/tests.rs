@@ -112,7 +112,7 @@ fn the_table_of_a_relationship() {
         (
             "ended while fetching",
             Some(held(true)),
-            vec![due.clone(), (2, Event::End), (3, fetched(1, false))],
+            vec![due, (2, Event::End), (3, fetched(1, false))],
             Phase::Ended,
             Standing::Terminated,
             vec![],
