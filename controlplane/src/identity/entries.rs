@@ -1,5 +1,5 @@
 //! Registration entries: which nodes may have which identity, for callers with which selectors. Checked when they are made
-//! ([`check`]), kept whole in the store ([`record`]) and in memory ([`table`]); a node hears of its own at once ([`feed`]). A file of
+//! ([`check`]), kept whole in the store ([`mod@record`]) and in memory ([`table`]); a node hears of its own at once ([`feed`]). A file of
 //! them is applied as one transaction ([`plan`]), and [`explain`] says why somebody gets nothing.
 
 mod check;
