@@ -1,6 +1,6 @@
 //! What both programs need to run, and nothing about meshes: time ([`clock`], [`backoff`]), the life of a process ([`supervise`],
 //! [`drain`], [`readiness`]), its configuration, files and metrics ([`config`], [`files`], [`metrics`], [`ops`]), what it says and how
-//! often ([`seldom`], [`text`], [`octets`]), and SPIFFE on the wire: key material and verification ([`spiffe`]), mutual TLS over it
+//! often ([`seldom`], [`text`], [`octets`]), what others may ask of it ([`purse`]), and SPIFFE on the wire: key material and verification ([`spiffe`]), mutual TLS over it
 //! ([`tls`]), gRPC over that ([`net`]).
 
 pub mod backoff;
@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod net;
 pub mod octets;
 pub mod ops;
+pub mod purse;
 pub mod readiness;
 pub mod seldom;
 pub mod spiffe;

@@ -4,36 +4,28 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use symbolon_kit::purse::{Flow, Purse};
 use tokio::time::Instant;
 
 use crate::identity::entries::MAX_PER_PARENT;
 use crate::model::NodeName;
 
-/// Nodes that are remembered before those with a full purse are forgotten: a full purse is as good as none.
+/// Nodes that are remembered before those with a full purse are forgotten.
 const MANY: usize = 4_096;
 
 /// Cheap to clone. A std mutex: nothing awaits while it is held. Only nodes that have attested get here, so the table is as large as
 /// the mesh at most.
 #[derive(Clone, Debug)]
 pub(in crate::identity) struct Rate {
-    per_second: f64,
+    flow: Flow,
     purses: Arc<Mutex<HashMap<NodeName, Purse>>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Purse {
-    holds: f64,
-    at: Instant,
-}
-
 impl Rate {
-    pub(in crate::identity) fn new(per_second: u32) -> Self {
-        Self { per_second: per_second.into(), purses: Arc::default() }
-    }
-
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-    fn deepest(&self) -> f64 {
-        self.per_second.max(MAX_PER_PARENT as f64)
+    pub(in crate::identity) fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        Self { flow: Flow { full: per_second.max(MAX_PER_PARENT as f64), per_second }, purses: Arc::default() }
     }
 
     /// Takes `signatures` from the node's purse.
@@ -42,23 +34,13 @@ impl Rate {
     /// How long to wait until there are as many.
     #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
     pub(super) fn spend(&self, node: &NodeName, signatures: usize) -> Result<(), Duration> {
-        let (now, signatures) = (Instant::now(), signatures as f64);
+        let (now, flow) = (Instant::now(), self.flow);
         let mut purses = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
         if purses.len() >= MANY && !purses.contains_key(node) {
-            purses.retain(|_, purse| self.filled(*purse, now) < self.deepest());
+            purses.retain(|_, purse| !flow.is_full(*purse, now));
         }
-        let purse = purses.entry(node.clone()).or_insert_with(|| Purse { holds: self.deepest(), at: now });
-        let holds = self.filled(*purse, now);
-        if holds < signatures {
-            return Err(Duration::from_secs_f64((signatures - holds) / self.per_second));
-        }
-        *purse = Purse { holds: holds - signatures, at: now };
-        Ok(())
-    }
-
-    fn filled(&self, purse: Purse, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(purse.at).as_secs_f64();
-        (purse.holds + passed * self.per_second).min(self.deepest())
+        let purse = purses.entry(node.clone()).or_insert_with(|| flow.purse(now));
+        flow.take(purse, signatures as f64, now)
     }
 }
 

@@ -7,11 +7,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use symbolon_kit::purse::{Flow, Purse};
 use tokio::time::Instant;
 
-/// What a purse holds at most, and what flows into it each second.
-const FULL: f64 = 2_000.0;
-const PER_SECOND: f64 = 100.0;
+const FLOW: Flow = Flow { full: 2_000.0, per_second: 100.0 };
 const ATTEMPT: f64 = 1.0;
 const FAILURE: f64 = 100.0;
 /// Addresses that are remembered.
@@ -28,56 +27,33 @@ struct Purses {
     shared: Option<Purse>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Purse {
-    holds: f64,
-    at: Instant,
-}
-
 impl Attempts {
     /// Whether an attempt may be made now.
     ///
     /// # Errors
     /// How long to wait.
     pub(in crate::api::node) fn ask(&self, source: Option<IpAddr>) -> Result<(), Duration> {
-        self.with(source, |purse| {
-            if purse.holds < ATTEMPT {
-                return Err(Duration::from_secs_f64((ATTEMPT - purse.holds) / PER_SECOND));
-            }
-            purse.holds -= ATTEMPT;
-            Ok(())
-        })
+        self.with(source, |purse, now| FLOW.take(purse, ATTEMPT, now))
     }
 
     /// The attempt was refused.
     pub(in crate::api::node) fn failed(&self, source: Option<IpAddr>) {
-        self.with(source, |purse| purse.holds -= FAILURE); // into debt at most by what one may have in flight
+        // Into debt at most by what one may have in flight.
+        self.with(source, |purse, now| FLOW.charge(purse, FAILURE, now));
     }
 
-    fn with<T>(&self, source: Option<IpAddr>, act: impl FnOnce(&mut Purse) -> T) -> T {
+    fn with<T>(&self, source: Option<IpAddr>, act: impl FnOnce(&mut Purse, Instant) -> T) -> T {
         let (now, source) = (Instant::now(), source.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), network));
         let mut purses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !purses.of.contains_key(&source) && purses.of.len() >= MAX_SOURCES {
-            purses.of.retain(|_, purse| purse.filled(now).holds < FULL); // a full one is as good as none
+            purses.of.retain(|_, purse| !FLOW.is_full(*purse, now));
         }
         let purse = if purses.of.contains_key(&source) || purses.of.len() < MAX_SOURCES {
-            purses.of.entry(source).or_insert_with(|| Purse::full(now))
+            purses.of.entry(source).or_insert_with(|| FLOW.purse(now))
         } else {
-            purses.shared.get_or_insert_with(|| Purse::full(now))
+            purses.shared.get_or_insert_with(|| FLOW.purse(now))
         };
-        *purse = purse.filled(now);
-        act(purse)
-    }
-}
-
-impl Purse {
-    fn full(at: Instant) -> Self {
-        Self { holds: FULL, at }
-    }
-
-    fn filled(self, now: Instant) -> Self {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        Self { holds: (self.holds + passed * PER_SECOND).min(FULL), at: now }
+        act(purse, now)
     }
 }
 
