@@ -12,8 +12,6 @@ use zeroize::Zeroizing;
 
 /// The largest file that is read back.
 const MAX_BYTES: u64 = 64 << 20;
-/// Mode bits of group and others.
-const OTHERS: u32 = 0o077;
 
 /// The data folder; cheap to clone.
 #[derive(Clone, Debug)]
@@ -72,8 +70,7 @@ impl Keep {
         if !metadata.is_file() {
             return Err(KeepError::NotAFile { path });
         }
-        let mode = metadata.mode() & 0o7777;
-        if mode & OTHERS != 0 {
+        if let Some(mode) = files::open_to_others(&metadata) {
             return Err(KeepError::TooOpen { path, mode, wanted: 0o600 });
         }
         if metadata.len() > MAX_BYTES {

@@ -1,8 +1,9 @@
-//! Files that are written whole or not at all: whoever reads or watches one never sees half of it.
+//! Files that are written whole or not at all: whoever reads or watches one never sees half of it; and files that are their owner's
+//! alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Whether a file must outlive a crash of the machine, or can be had again.
@@ -37,4 +38,10 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -
         (Durability::Durable, Some(folder)) => File::open(folder)?.sync_all(),
         _ => Ok(()),
     }
+}
+
+/// The mode of a file (or folder) that others than its owner may use in any way; `None` if nobody else may.
+pub fn open_to_others(metadata: &Metadata) -> Option<u32> {
+    let mode = metadata.permissions().mode() & 0o7777;
+    (mode & 0o077 != 0).then_some(mode)
 }

@@ -1,8 +1,8 @@
 //! The Web certificate of our bundle endpoint (`https_web`): two PEM files that somebody else renews. They are looked at every few
 //! seconds; what cannot be used leaves the pair before in force, and is said.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use symbolon_kit::clock::unix_secs;
 use symbolon_kit::drain::Drain;
+use symbolon_kit::files::open_to_others;
 use symbolon_kit::metrics::Gauge;
 use symbolon_kit::octets::sha256;
 use symbolon_kit::spiffe::svid::validity;
@@ -62,7 +63,8 @@ impl Certificate {
     /// # Errors
     /// If the pair cannot be used as it is (bad input 136).
     pub(super) fn load(files: Files, expires: Gauge) -> Result<Arc<Self>, Unusable> {
-        let (pair, seen) = read(&files)?;
+        let read = Read::from(&files)?;
+        let (pair, seen) = (read.pair(&files)?, read.digest());
         let certificate =
             Self { files, current: ArcSwap::from_pointee(pair), seen: std::sync::Mutex::new(seen), expires };
         certificate.tell_end();
@@ -98,13 +100,14 @@ impl Certificate {
 
     /// Whether there is another pair.
     fn look(&self) -> Result<bool, Unusable> {
-        let (pair, digest) = read(&self.files)?;
+        let read = Read::from(&self.files)?;
+        let digest = read.digest();
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *seen == digest {
             return Ok(false);
         }
+        self.current.store(Arc::new(read.pair(&self.files)?));
         *seen = digest;
-        self.current.store(Arc::new(pair));
         self.tell_end();
         Ok(true)
     }
@@ -122,33 +125,52 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-fn read(files: &Files) -> Result<(CertifiedKey, [u8; 32]), Unusable> {
-    let shown = |path: &PathBuf| path.display().to_string();
-    let unreadable = |path: &PathBuf, why: String| Unusable::Unreadable { path: shown(path), why };
-    let content = |path: &PathBuf| {
-        let about = std::fs::metadata(path).map_err(|error| unreadable(path, error.to_string()))?;
-        if about.len() > MAX_BYTES {
-            return Err(unreadable(path, format!("larger than {MAX_BYTES} bytes")));
+/// The content of both files.
+struct Read {
+    certificate: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl Read {
+    fn from(files: &Files) -> Result<Self, Unusable> {
+        let (certificate, _) = content(&files.certificate)?;
+        let (key, about) = content(&files.key)?;
+        let key = Zeroizing::new(key);
+        match open_to_others(&about) {
+            Some(mode) => Err(Unusable::Mode { path: files.key.display().to_string(), mode }),
+            None => Ok(Self { certificate, key }),
         }
-        let bytes = std::fs::read(path).map_err(|error| unreadable(path, error.to_string()))?;
-        Ok((Zeroizing::new(bytes), about.permissions().mode() & 0o7777))
-    };
-    let (certificate, _) = content(&files.certificate)?;
-    let (key, mode) = content(&files.key)?;
-    if mode & 0o077 != 0 {
-        return Err(Unusable::Mode { path: shown(&files.key), mode });
     }
-    let digest = sha256(&[sha256(&certificate), sha256(&key)].concat());
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
-    let chain = chain.map_err(|error| unreadable(&files.certificate, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(Unusable::NoCertificate(shown(&files.certificate)));
+
+    fn digest(&self) -> [u8; 32] {
+        sha256(&[sha256(&self.certificate), sha256(&self.key)].concat())
     }
-    let no_key = |why: String| Unusable::NoKey { path: shown(&files.key), why };
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| no_key(error.to_string()))?;
-    let signer = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| no_key(error.to_string()))?;
-    let pair = CertifiedKey::new(chain, signer);
-    pair.keys_match()
-        .map_err(|_| Unusable::Mismatch { certificate: shown(&files.certificate), key: shown(&files.key) })?;
-    Ok((pair, digest))
+
+    fn pair(&self, files: &Files) -> Result<CertifiedKey, Unusable> {
+        let (certificate, key) = (files.certificate.display().to_string(), files.key.display().to_string());
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
+        let chain = chain.map_err(|error| unreadable(&files.certificate, error.to_string()))?;
+        if chain.is_empty() {
+            return Err(Unusable::NoCertificate(certificate));
+        }
+        let no_key = |why: String| Unusable::NoKey { path: key.clone(), why };
+        let private = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| no_key(error.to_string()))?;
+        let signer = aws_lc_rs::sign::any_supported_type(&private).map_err(|error| no_key(error.to_string()))?;
+        let pair = CertifiedKey::new(chain, signer);
+        pair.keys_match().map_err(|_| Unusable::Mismatch { certificate, key: key.clone() })?;
+        Ok(pair)
+    }
+}
+
+fn content(path: &Path) -> Result<(Vec<u8>, Metadata), Unusable> {
+    let about = std::fs::metadata(path).map_err(|error| unreadable(path, error.to_string()))?;
+    if about.len() > MAX_BYTES {
+        return Err(unreadable(path, format!("larger than {MAX_BYTES} bytes")));
+    }
+    let bytes = std::fs::read(path).map_err(|error| unreadable(path, error.to_string()))?;
+    Ok((bytes, about))
+}
+
+fn unreadable(path: &Path, why: String) -> Unusable {
+    Unusable::Unreadable { path: path.display().to_string(), why }
 }

@@ -4,7 +4,6 @@
 //! The key is written down before the evidence is shown ([`Keeper`](super::node)): a join token is bound to the first key that it
 //! certifies, so an answer that was lost, or a sidecar that was killed in between, may ask again with that key and no other.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +13,7 @@ use rustls::SignatureScheme;
 use rustls::sign::SigningKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use symbolon_kit::files::open_to_others;
 use symbolon_kit::net;
 use symbolon_kit::octets;
 use symbolon_kit::spiffe::svid::{PrivateKey, Svid, SvidError, csr_of};
@@ -186,8 +186,8 @@ fn read_certificate(file: &X509PopFile) -> Result<Offer, JoinError> {
     };
     let of_chain = |why: &dyn ToString| failed(&file.certificate, why);
     let of_key = |why: &dyn ToString| failed(&file.key, why);
-    let mode = std::fs::metadata(&file.key).map_err(|why| of_key(&why))?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    let metadata = std::fs::metadata(&file.key).map_err(|why| of_key(&why))?;
+    if let Some(mode) = open_to_others(&metadata) {
         return Err(of_key(&format!("has mode {mode:04o}: only its owner may have access. Run: chmod 600")));
     }
     let certificates = CertificateDer::pem_file_iter(&file.certificate).map_err(|why| of_chain(&why))?;

@@ -2,10 +2,11 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use symbolon_kit::files::open_to_others;
 use zeroize::Zeroizing;
 
 use super::soft::SoftKey;
@@ -95,8 +96,7 @@ pub(super) fn check_private(path: &Path, max_bytes: u64) -> Result<(), KeyError>
         }
         Err(why) => return Err(file_error(path, "cannot be read", &why)),
     };
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if let Some(mode) = open_to_others(&metadata) {
         return Err(KeyError::Mode { path: path.display().to_string(), mode });
     }
     if !metadata.is_file() || metadata.len() > max_bytes {
