@@ -12,6 +12,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use serde_json::{Value, json};
+use symbolon_kit::spiffe::svid::certificates_pem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -66,7 +67,7 @@ fn free_addresses(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
 fn listener(case: &Case, address: SocketAddr, own: &Case) -> Value {
     let inline = |text: String| json!({ "inline_string": text });
     let (chain, key) = match &own.input {
-        Input::X509 { chain, key } => (super::judges::pem(chain), key_pem(key)),
+        Input::X509 { chain, key } => (certificates_pem(chain), key_pem(key)),
         _ => (String::new(), String::new()),
     };
     let map = json!({ "trust_domains": { &case.trust_domain: case.bundle } }).to_string();
@@ -106,7 +107,7 @@ fn listener(case: &Case, address: SocketAddr, own: &Case) -> Value {
 }
 
 fn key_pem(key: &[u8]) -> String {
-    super::judges::pem(&[CertificateDer::from(key.to_vec())]).replace("CERTIFICATE", "PRIVATE KEY")
+    certificates_pem(&[CertificateDer::from(key.to_vec())]).replace("CERTIFICATE", "PRIVATE KEY")
 }
 
 /// One request with this chain: TLS 1.3 tells a client only then that its certificate was refused.

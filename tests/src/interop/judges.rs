@@ -13,6 +13,7 @@ use serde_json::Value;
 use symbolon_kit::clock::Clock;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::jwt;
+use symbolon_kit::spiffe::svid::certificates_pem;
 use symbolon_kit::spiffe::verify::{Anchors, Usage};
 use symbolon_proto::ids::TrustDomain;
 
@@ -113,9 +114,9 @@ pub async fn openssl(cases: &[Case], folder: &Path) -> anyhow::Result<Verdicts> 
         let Input::X509 { chain, .. } = &case.input else { continue };
         let file = |what: &str| folder.join(format!("{}.{what}.pem", case.name));
         let (roots, rest, leaf) = (file("roots"), file("rest"), file("leaf"));
-        std::fs::write(&roots, pem(&authorities(&case.bundle)))?;
-        std::fs::write(&leaf, pem(&chain[..1]))?;
-        std::fs::write(&rest, pem(&chain[1..]))?;
+        std::fs::write(&roots, certificates_pem(&authorities(&case.bundle)))?;
+        std::fs::write(&leaf, certificates_pem(&chain[..1]))?;
+        std::fs::write(&rest, certificates_pem(&chain[1..]))?;
         let [roots, rest, leaf] = [roots, rest, leaf].map(|path| path.to_string_lossy().into_owned());
         let mut args = vec!["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", &roots];
         if chain.len() > 1 {
@@ -134,15 +135,6 @@ pub(super) fn authorities(bundle: &Value) -> Vec<CertificateDer<'static>> {
     let keys = bundle["keys"].as_array().into_iter().flatten();
     let der = |key: &Value| STANDARD.decode(key["x5c"][0].as_str()?).ok().map(CertificateDer::from);
     keys.filter_map(der).collect()
-}
-
-pub(super) fn pem(certificates: &[CertificateDer<'_>]) -> String {
-    let block = |der: &CertificateDer<'_>| {
-        let encoded = STANDARD.encode(der);
-        let lines: Vec<_> = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-    };
-    certificates.iter().map(block).collect()
 }
 
 async fn lines(program: &Path, args: &[&str]) -> anyhow::Result<Vec<Value>> {

@@ -338,6 +338,15 @@ fn time(at: ASN1Time) -> SystemTime {
     if seconds < 0 { SystemTime::UNIX_EPOCH - offset } else { SystemTime::UNIX_EPOCH + offset }
 }
 
+/// Certificates in PEM, one block after the other.
+pub fn certificates_pem(certificates: &[CertificateDer<'_>]) -> String {
+    let mut text = Zeroizing::default();
+    for certificate in certificates {
+        pem("CERTIFICATE", certificate, &mut text);
+    }
+    text.as_str().to_owned()
+}
+
 /// One PEM block.
 fn pem(label: &str, der: &[u8], out: &mut Zeroizing<String>) {
     let encoded = Zeroizing::new(STANDARD.encode(der));
@@ -383,11 +392,7 @@ impl Svid {
 
     /// The chain in PEM, leaf first.
     pub fn chain_pem(&self) -> String {
-        let mut text = Zeroizing::default();
-        for certificate in &self.chain {
-            pem("CERTIFICATE", certificate, &mut text);
-        }
-        text.as_str().to_owned()
+        certificates_pem(&self.chain)
     }
 
     /// The private key in PEM (PKCS#8).

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use symbolon_kit::clock::unix_secs;
-use symbolon_kit::spiffe::svid::{PrivateKey, Svid};
+use symbolon_kit::spiffe::svid::{PrivateKey, Svid, certificates_pem};
 use symbolon_proto::ids::TrustDomain;
 use symbolon_proto::workload::{X509svid, X509svidRequest, X509svidResponse};
 use tonic::Status;
@@ -94,11 +94,11 @@ pub(super) fn files(fetched: &Fetched) -> anyhow::Result<Files> {
     for (at, identity) in fetched.identities.iter().enumerate() {
         files.insert(format!("svid.{at}.pem"), text(&identity.svid.chain_pem()));
         files.insert(format!("svid.{at}.key"), text(&identity.svid.key_pem()));
-        files.insert(format!("bundle.{at}.pem"), text(&pem(&identity.bundle)));
+        files.insert(format!("bundle.{at}.pem"), text(&certificates_pem(&identity.bundle)));
     }
     for (name, bundle) in &fetched.federated {
         let name: TrustDomain = name.parse()?; // a name that is a file name too
-        files.insert(format!("federated_bundle.{name}.pem"), text(&pem(bundle)));
+        files.insert(format!("federated_bundle.{name}.pem"), text(&certificates_pem(bundle)));
     }
     Ok(files)
 }
@@ -112,23 +112,6 @@ pub(super) fn is_ours(name: &str) -> bool {
     numbered("svid.", &["pem", "key"])
         || numbered("bundle.", &["pem"])
         || (name.starts_with("federated_bundle.") && name.ends_with(".pem"))
-}
-
-fn pem(certificates: &[CertificateDer<'_>]) -> String {
-    use base64::Engine as _;
-    let mut text = String::new();
-    for der in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let body = base64::engine::general_purpose::STANDARD.encode(der);
-        let mut rest = body.as_str();
-        while !rest.is_empty() {
-            let (line, others) = rest.split_at(rest.len().min(64));
-            let _ = writeln!(text, "{line}"); // writing to a String cannot fail
-            rest = others;
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
 }
 
 pub(super) fn table(fetched: &Fetched) -> String {
@@ -164,12 +147,12 @@ pub(super) fn render_json(fetched: &Fetched) -> String {
             json!({
                 "spiffeId": svid.id.as_str(), "serial": svid.serial, "hint": hint,
                 "notBefore": rfc3339(svid.not_before), "expiresAt": rfc3339(svid.not_after),
-                "chain": svid.chain_pem(), "bundle": pem(bundle),
+                "chain": svid.chain_pem(), "bundle": certificates_pem(bundle),
             })
         })
         .collect();
     let federated: serde_json::Map<_, _> =
-        fetched.federated.iter().map(|(name, bundle)| (name.clone(), pem(bundle).into())).collect();
+        fetched.federated.iter().map(|(name, bundle)| (name.clone(), certificates_pem(bundle).into())).collect();
     format!("{:#}\n", json!({ "svids": identities, "federatedBundles": federated }))
 }
 

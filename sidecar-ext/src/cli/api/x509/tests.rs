@@ -50,7 +50,7 @@ async fn what_a_workload_gets_is_printed_and_written() {
     assert_eq!(std::fs::metadata(dir.path().join("svid.0.key")).unwrap().mode() & 0o777, 0o600);
     assert_eq!(
         (kept("bundle.0.pem"), kept("federated_bundle.b.example.pem")),
-        (pem(&ca.bundle().x509), pem(&b.bundle().x509))
+        (certificates_pem(&ca.bundle().x509), certificates_pem(&b.bundle().x509))
     );
 }
 

@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::spiffe::svid::certificates_pem;
 
 /// Why the path search says other than limbo expects; each case once, and no case that it says alike.
 const DIFFERENCES: [(&str, &[&str]); 11] = [
@@ -273,22 +272,16 @@ fn every_case_of_limbo_gets_its_verdict_or_a_reason() {
     assert!(stored == table, "{} is stale: run the test with SYMBOLON_BLESS=1", file.display());
 }
 
-fn pem(der: &CertificateDer<'_>) -> String {
-    let text = STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
 /// A case in limbo's form. Its schema knows no URI among the names of a peer; whatever else it demands is there.
 fn in_limbos_form(case: &Case) -> Value {
     let moment = time::OffsetDateTime::from(noon()).format(&time::format_description::well_known::Rfc3339).unwrap();
-    let pems = |certificates: &[CertificateDer<'_>]| certificates.iter().map(pem).collect::<Vec<_>>();
+    let pems = |certificates: &[CertificateDer<'_>]| certificates.chunks(1).map(certificates_pem).collect::<Vec<_>>();
     let id = case.accepted.then(|| verdict(case).unwrap().to_string());
     json!({
         "id": format!("spiffe::{}", case.name), "description": format!("{}: {}", case.line(), case.what),
         "conflicts_with": [], "features": [], "importance": "high", "validation_kind": "SERVER",
         "trusted_certs": pems(&case.trusted), "untrusted_intermediates": pems(&case.chain[1..]),
-        "peer_certificate": pem(&case.chain[0]), "peer_certificate_key": null, "validation_time": moment,
+        "peer_certificate": certificates_pem(&case.chain[..1]), "peer_certificate_key": null, "validation_time": moment,
         "signature_algorithms": [], "key_usage": [], "extended_key_usage": [], "max_chain_depth": null, "crls": [],
         "expected_result": if case.accepted { "SUCCESS" } else { "FAILURE" },
         "expected_peer_name": id.map(|id| json!({"kind": "URI", "value": id})), "expected_peer_names": [],
