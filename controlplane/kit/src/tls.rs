@@ -183,7 +183,8 @@ pub fn endpoint_config(clock: Clock, presented: Arc<dyn ResolvesServerCert>) -> 
 }
 
 /// Keeps our own reason inside rustls' error, for counters and logs.
-fn refusal(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
+/// A certificate refused for `reason`, which whoever handles the failed handshake can ask for.
+pub fn refusal(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
@@ -214,7 +215,7 @@ pub(crate) fn label(error: &std::io::Error) -> &'static str {
 
 /// rustls' time is our clock's, so that simulated time covers certificates.
 #[derive(Debug)]
-struct Time(Clock);
+pub struct Time(pub Clock);
 
 impl TimeProvider for Time {
     fn current_time(&self) -> Option<UnixTime> {

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::time_provider::TimeProvider;
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use symbolon_kit::clock::Clock;
 use symbolon_kit::spiffe::bundle::Bundle;
 use symbolon_kit::spiffe::verify::{Anchors, Usage};
+use symbolon_kit::tls::{Time, refusal};
 use symbolon_proto::ids::SpiffeId;
 
 /// Mozilla's "intermediate" (F-6): TLS 1.3, and 1.2 with forward secrecy and authenticated encryption, which is all that the
@@ -89,15 +87,6 @@ fn config(provider: Arc<CryptoProvider>, clock: &Clock, verifier: Arc<dyn Server
     config
 }
 
-#[derive(Debug)]
-struct Time(Clock);
-
-impl TimeProvider for Time {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(self.0.now().duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?))
-    }
-}
-
 /// Accepts an endpoint by its SPIFFE ID; what it is called on the Web does not matter.
 #[derive(Debug)]
 struct BySpiffeId {
@@ -105,10 +94,6 @@ struct BySpiffeId {
     anchors: Anchors,
     clock: Clock,
     provider: Arc<CryptoProvider>,
-}
-
-fn refusal(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
 impl ServerCertVerifier for BySpiffeId {
