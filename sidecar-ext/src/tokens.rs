@@ -1,6 +1,7 @@
 //! JWT-SVIDs, and WIT-SVIDs with their keys ([`wit`]), as they are kept on this node: minted when a workload asks, and kept in
-//! memory ([`store`]) for whoever of the same entry asks for the same audience. One that is past half its life is handed out while the next is minted; one that nears its end
-//! is waited for, and handed out all the same if the control plane is away. A tainted key's tokens are dropped at once.
+//! memory ([`store`]) for whoever of the same entry asks for the same audience. One that is past half its life is handed out while
+//! the next is minted; one that nears its end is waited for, and handed out all the same if the control plane is away. A tainted
+//! key's tokens are dropped at once.
 //!
 //! ```text
 //!   asked ──► fresh ───────────────────────────────► handed out

@@ -71,12 +71,17 @@ fn read(path: &Path, most: u64) -> Result<String, String> {
     }
 }
 
-/// Strict YAML: no key twice, no word that some parser takes for a boolean or number where a text is meant, no alias bombs.
 fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 200_000, max_nodes: 100_000, max_aliases: 1_000, max_anchors: 1_000, max_documents: 1,
-        },
+    let options = strict(serde_saphyr::budget! {
+        max_events: 200_000, max_nodes: 100_000, max_aliases: 1_000, max_anchors: 1_000, max_documents: 1,
+    });
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+/// Strict YAML: no key twice, no word that some parser takes for a boolean or number where a text is meant, no alias bombs.
+fn strict(budget: Option<serde_saphyr::Budget>) -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: budget,
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 10_000, max_alias_expansions_per_anchor: 100,
         },
@@ -84,8 +89,7 @@ fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> 
         strict_booleans: true,
         no_schema: true,
         with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(text, options)
+    }
 }
 
 fn is_missing_field(error: &serde_saphyr::Error) -> bool {

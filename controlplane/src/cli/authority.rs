@@ -62,11 +62,8 @@ pub struct Prepare {
   symbolon authority activate 3f2a
   symbolon authority activate 3f2a --force       although not everybody may have it in the bundle yet")]
 pub struct Activate {
-    /// The beginning of its id, as `authority list` shows it
-    id: String,
-    /// Of this kind
-    #[arg(long, value_enum, default_value_t = Kind::X509)]
-    kind: Kind,
+    #[command(flatten)]
+    which: Which,
     /// Before everybody had the time to fetch the bundle that has it
     #[arg(long)]
     force: bool,
@@ -85,11 +82,8 @@ pub struct Activate {
 After a theft: `authority prepare`, wait as `authority list` says, `authority taint OLD`, wait until sidecars have
 replaced everything, `authority revoke OLD`. In a hurry: `taint OLD --force`, `revoke OLD`.")]
 pub struct Taint {
-    /// The beginning of its id, as `authority list` shows it
-    id: String,
-    /// Of this kind
-    #[arg(long, value_enum, default_value_t = Kind::X509)]
-    kind: Kind,
+    #[command(flatten)]
+    which: Which,
     /// Though no successor is ready, or not everybody may have it in the bundle yet
     #[arg(long)]
     force: bool,
@@ -103,16 +97,23 @@ pub struct Taint {
   symbolon authority revoke 91c0
   symbolon authority revoke 91c0 --force         though what it signed may still be in use")]
 pub struct Revoke {
-    /// The beginning of its id, as `authority list` shows it
-    id: String,
-    /// Of this kind
-    #[arg(long, value_enum, default_value_t = Kind::X509)]
-    kind: Kind,
+    #[command(flatten)]
+    which: Which,
     /// Though it was not tainted, or what it signed may not be replaced yet
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     output: Output,
+}
+
+/// One authority.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The beginning of its id, as `authority list` shows it
+    id: String,
+    /// Of this kind
+    #[arg(long, value_enum, default_value_t = Kind::X509)]
+    kind: Kind,
 }
 
 /// What an authority signs; upstream: all X.509 authorities below one root that is not ours.
@@ -153,9 +154,9 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Failure
             return print(listed, options.kind, options.output);
         }
         Command::Prepare(o) => (Step::Prepare, o.kind, String::new(), o.force, o.output),
-        Command::Activate(o) => (Step::Activate, o.kind, o.id, o.force, o.output),
-        Command::Taint(o) => (Step::Taint, o.kind, o.id, o.force, o.output),
-        Command::Revoke(o) => (Step::Revoke, o.kind, o.id, o.force, o.output),
+        Command::Activate(o) => (Step::Activate, o.which.kind, o.which.id, o.force, o.output),
+        Command::Taint(o) => (Step::Taint, o.which.kind, o.which.id, o.force, o.output),
+        Command::Revoke(o) => (Step::Revoke, o.which.kind, o.which.id, o.force, o.output),
     };
     let asked = wire::ChangeAuthorityRequest { kind: kind.word().to_owned(), step: step.into(), id, force };
     let listed = client.call(async |mut admin| admin.change_authority(asked).await).await?;

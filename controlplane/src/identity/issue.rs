@@ -19,8 +19,8 @@ use super::{Minted, Refusal, profile};
 
 pub use token::MintedToken;
 
-/// Signs SVIDs with the active authority. Signing a P-256 leaf takes some 20 µs, so it stays on the caller's thread; key managers
-/// that are slower will bring their own pool.
+/// Signs SVIDs with the active authority, on the caller's thread and for as long as its key takes: [`super::mint`] has threads for
+/// that.
 #[derive(Clone)]
 pub struct Issuer {
     trust_domain: TrustDomain,

@@ -36,8 +36,7 @@ impl Identity {
             let issuer = self.issuer.clone();
             let said = statement.clone();
             // A key in a token may take its time.
-            let signed = tokio::task::spawn_blocking(move || issuer.sign_statement(&said)).await;
-            let signed = signed.map_err(|error| Refused::Unsigned(error.to_string()))?;
+            let signed = self.pool.run(move || issuer.sign_statement(&said)).await.flatten();
             let (signature, by) = signed.map_err(|refusal| Refused::Unsigned(refusal.to_string()))?;
             record = record.with("statement", statement).with("signature", hex(&signature)).with("signed_by", by);
         }

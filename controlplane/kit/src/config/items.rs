@@ -7,9 +7,8 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
-use serde_saphyr::options::DuplicateKeyPolicy;
 
-use super::{ConfigError, at, number, read};
+use super::{ConfigError, at, number, read, strict};
 
 /// The largest file of many things.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -28,19 +27,10 @@ pub struct At<T> {
 pub fn items<T: DeserializeOwned>(path: &Path) -> Result<Vec<At<T>>, ConfigError> {
     let failed = |message| ConfigError { path: path.to_owned(), line: 0, column: 0, message };
     let text = read(path, MAX_BYTES).map_err(failed)?;
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 4_000_000, max_nodes: 2_000_000, max_documents: 100_000, max_aliases: 1_000, max_anchors: 1_000,
-            max_total_scalar_bytes: 16 * 1024 * 1024,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 10_000, max_alias_expansions_per_anchor: 100,
-        },
-        duplicate_keys: DuplicateKeyPolicy::Error,
-        strict_booleans: true,
-        no_schema: true,
-        with_snippet: false,
-    };
+    let options = strict(serde_saphyr::budget! {
+        max_events: 4_000_000, max_nodes: 2_000_000, max_documents: 100_000, max_aliases: 1_000, max_anchors: 1_000,
+        max_total_scalar_bytes: 16 * 1024 * 1024,
+    });
     let documents: Vec<Spanned<OneOrMany<T>>> =
         serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| at(path, &error))?;
     let mut items = Vec::new();

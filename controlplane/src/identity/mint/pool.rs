@@ -31,7 +31,10 @@ impl Pool {
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] if too much waits.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    pub(in crate::identity) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         let _place = self.waiting.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let turn = self.running.clone().acquire_owned().await.map_err(|_| Refusal::Overloaded)?;
         let done = tokio::task::spawn_blocking(move || {
